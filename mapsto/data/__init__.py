@@ -1,0 +1,9 @@
+"""Data sets and the tasks made of them."""
+
+from mapsto.data.folder import image_folder as image_folder
+from mapsto.data.folder import split_classes as split_classes
+from mapsto.data.glyphs import Glyphs as Glyphs
+from mapsto.data.labelled import Labelled as Labelled
+from mapsto.data.omniglot import Omniglot as Omniglot
+from mapsto.data.sinusoid import Sinusoid as Sinusoid
+from mapsto.data.tasks import Tasks as Tasks

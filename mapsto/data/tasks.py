@@ -1,0 +1,176 @@
+"""From labelled examples to episodes: index logic only, no images."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch.nn.functional import one_hot
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset
+
+from mapsto.data.labelled import Labelled
+from mapsto.episode import Episode, Episodes, Examples, Range, Shape, Tree, stack
+from mapsto.errors import DataError
+
+
+class Tasks(Dataset):
+    """Classification tasks over labelled examples: an endless, random-access sequence of episodes.
+
+    Task i is a pure function of (seed, i): `tasks[i]` is the same for any number of workers and ranks and after any
+    resume. Each task draws its classes and its examples without replacement, and numbers the classes afresh, by one
+    map for support and query. `tasks.batch(start, size)` makes many at once, straight from memory; the stock
+    `DataLoader(tasks, batch_size=4, collate_fn=mapsto.stack)` works too.
+
+    Args:
+        data: `Labelled` examples, a pair `(x, labels)` of arrays or tensors (`x` may be a dict of them), or a torch
+            `Dataset` of `(x, label)` pairs, which is read through once for its labels.
+        way, shot, query: classes a task, support and query examples a class; a pair `(low, high)` varies.
+        seed: which sequence of tasks.
+        transform: from gathered examples `[n, ...]` to model inputs; by default uint8 becomes float in [0, 1].
+        device: where examples in memory are kept and episodes are made.
+        length: what `len` says, for samplers that want to know; the sequence has no end.
+
+    Raises:
+        DataError: there are fewer classes than `way`, a class has fewer examples than `shot + query`, or NaN in `x`.
+    """
+
+    def __init__(
+        self,
+        data: Labelled | tuple[Tree, Any] | Dataset,
+        way: Range = 5,
+        shot: Range = 1,
+        query: int = 15,
+        *,
+        seed: int = 0,
+        transform: Callable[[Tree], Tree] | None = None,
+        device: torch.device | str = "cpu",
+        length: int = 1_000_000,
+    ) -> None:
+        self.shape, self.seed, self.length = Shape(way, shot, query), seed, length
+        self._transform = transform or _to_float
+        if isinstance(data, Dataset):
+            labels = np.asarray([int(data[i][1]) for i in range(len(data))])  # type: ignore[arg-type]
+            self._fetch = lambda index: _collate([data[int(i)][0] for i in index])
+            self._device, names = torch.device("cpu"), None
+        else:
+            x = tree_map(lambda leaf: torch.as_tensor(leaf).to(device), data[0])
+            labels = np.asarray(data[1])
+            names = data.names if isinstance(data, Labelled) else None
+            self._fetch = lambda index: tree_map(lambda leaf: leaf.index_select(0, index), x)
+            self._device = torch.device(device)
+            _check_values(x, len(labels))
+        classes, labels = np.unique(labels, return_inverse=True)
+        self.names = [names[c] for c in classes] if names else [str(c) for c in classes]
+        self.sizes = np.bincount(labels)
+        # Row c: where the examples of class c stand, then padding that is never drawn.
+        self._members = np.zeros((len(classes), self.sizes.max(initial=0)), np.int64)
+        order = np.argsort(labels, kind="stable")
+        for c, (end, size) in enumerate(zip(self.sizes.cumsum(), self.sizes, strict=True)):
+            self._members[c, :size] = order[end - size : end]
+        self._check_shape()
+
+    def _check_shape(self) -> None:
+        way, need = _high(self.shape.way), _high(self.shape.shot) + self.shape.query
+        if min(_low(self.shape.way), _low(self.shape.shot), self.shape.query) < 1:
+            raise DataError(f"way, shot and query must be at least 1, got {self.shape}")
+        if way > len(self.names):
+            raise DataError(f"{way}-way tasks want {way} classes, but there are {len(self.names)}: lower the way")
+        small = int(self.sizes.argmin())
+        if self.sizes[small] < need:
+            raise DataError(
+                f"class {self.names[small]!r} has {self.sizes[small]} examples, but shot + query = {need}: "
+                "lower them or drop the class"
+            )
+
+    def replace(self, way: Range | None = None, shot: Range | None = None, query: int | None = None) -> Self:
+        """The same examples and seed in tasks of another shape (the arguments given)."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.shape = self.shape.changed(way, shot, query)
+        other._check_shape()
+        return other
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> Episode:
+        """Task i: one `Episode` with one-hot float targets, examples sorted by class."""
+        if not 0 <= i < self.length:
+            raise IndexError(f"task {i} of {self.length}")
+        classes, picks, shot = self._draw(np.random.Philox(), i)
+        return self._episode(picks[None], shot, len(classes), tasks=None)
+
+    def batch(self, start: int, size: int) -> Episodes:
+        """Tasks `start` to `start + size - 1`: one many-task `Episode`, or a list where their shapes differ."""
+        bits = np.random.Philox()
+        draws = [self._draw(bits, start + k) for k in range(size)]
+        if isinstance(self.shape.way, int) and isinstance(self.shape.shot, int):
+            picks = np.stack([picks for _, picks, _ in draws])
+            return self._episode(picks, self.shape.shot, self.shape.way, tasks=size)
+        return stack([self._episode(picks[None], shot, len(classes), tasks=None) for classes, picks, shot in draws])
+
+    def classes(self, i: int) -> list[int]:
+        """The classes of task i, in the order of its labels, as indices into `names`."""
+        return self._draw(np.random.Philox(), i)[0].tolist()
+
+    def _draw(self, bits: np.random.Philox, i: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Task i's classes `[way]`, its examples `[way, shot + query]` as rows of x, and its shot."""
+        rng = seeded(bits, self.seed, i)
+        way, shot = _pick(rng, self.shape.way), _pick(rng, self.shape.shot)
+        classes = rng.choice(len(self.names), way, replace=False)
+        keys = rng.random((way, self._members.shape[1]))
+        keys[np.arange(keys.shape[1]) >= self.sizes[classes, None]] = 2.0  # padding comes last
+        order = keys.argsort(axis=1)[:, : shot + self.shape.query]
+        return classes, self._members[classes[:, None], order], shot
+
+    def _episode(self, picks: np.ndarray, shot: int, way: int, tasks: int | None) -> Episode:
+        lead = [] if tasks is None else [tasks]
+
+        def examples(rows: np.ndarray) -> Examples:
+            index = torch.from_numpy(np.ascontiguousarray(rows)).flatten().to(self._device)
+            n = way * rows.shape[2]
+            x = tree_map(lambda leaf: leaf.view(*lead, n, *leaf.shape[1:]), self._transform(self._fetch(index)))
+            y = one_hot(torch.arange(way, device=self._device).repeat_interleave(rows.shape[2]), way).float()
+            return Examples(x, y.expand(*lead, n, way))
+
+        return Episode(examples(picks[:, :, :shot]), examples(picks[:, :, shot:]))
+
+
+def seeded(bits: np.random.Philox, seed: int, i: int) -> np.random.Generator:
+    """A generator for (seed, i): Philox is counter-based, so setting its key is all, and five times faster than new."""
+    state = bits.state
+    state["state"]["key"][:] = seed & (2**64 - 1), i
+    state["state"]["counter"][:] = 0
+    state["buffer_pos"], state["has_uint32"] = 4, 0
+    bits.state = state
+    return np.random.Generator(bits)
+
+
+def _pick(rng: np.random.Generator, bounds: Range) -> int:
+    return bounds if isinstance(bounds, int) else int(rng.integers(bounds[0], bounds[1] + 1))
+
+
+def _low(bounds: Range) -> int:
+    return bounds if isinstance(bounds, int) else bounds[0]
+
+
+def _high(bounds: Range) -> int:
+    return bounds if isinstance(bounds, int) else bounds[1]
+
+
+def _to_float(x: Tree) -> Tree:
+    return tree_map(lambda leaf: leaf.float().div_(255) if leaf.dtype == torch.uint8 else leaf, x)
+
+
+def _collate(xs: Sequence[Tree]) -> Tree:
+    return tree_map(lambda *leaves: torch.stack([torch.as_tensor(leaf) for leaf in leaves]), *xs)
+
+
+def _check_values(x: Tree, labels: int) -> None:
+    for leaf in tree_leaves(x):
+        if leaf.shape[0] != labels:
+            raise DataError(f"there are {leaf.shape[0]} examples but {labels} labels")
+        if leaf.is_floating_point() and not leaf.isfinite().all():
+            row = int((~leaf.flatten(1).isfinite().all(1)).nonzero()[0]) if leaf.ndim > 1 else 0
+            raise DataError(f"example {row} holds NaN or infinity: clean the data first")

@@ -1,0 +1,155 @@
+"""Judge a learner on tasks, and change nothing in it."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mapsto.episode import Episode, Episodes, Range, Reshapable, Source, Tree, stack, unstack
+from mapsto.learner import How, MetaLearner, norm_of, over_tasks
+from mapsto.metrics import accuracy
+
+Metric = Callable[[Tensor, Tree], Tensor]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of many tasks.
+
+    Attributes:
+        values: one score a task, float64 `[tasks]`.
+        steps: the inner steps taken; None for a learner that takes none.
+        norm: where batch norm took its statistics from ("transductive", "support", "running", "none").
+    """
+
+    values: Tensor
+    steps: int | None
+    norm: str
+
+    @property
+    def mean(self) -> float:
+        """The mean over tasks."""
+        return self.values.mean().item()
+
+    @property
+    def interval(self) -> float:
+        """Half the width of the mean's 95 % confidence interval: 1.96 s / sqrt(n), s with n - 1; NaN for one task."""
+        return (
+            (1.96 * self.values.std(correction=1) / len(self.values) ** 0.5).item()
+            if len(self.values) > 1
+            else float("nan")
+        )
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.interval:.4f} ({len(self.values)} tasks)"
+
+
+def evaluate(
+    learner: MetaLearner,
+    episodes: Source | Iterable[Episodes],
+    metric: Metric = accuracy,
+    *,
+    tasks: int | None = None,
+    steps: int | None = None,
+    way: Range | None = None,
+    shot: Range | None = None,
+    query: int | None = None,
+    batch: int = 16,
+    how: How = "auto",
+    on_batch: Callable[[Tensor], None] | None = None,
+) -> Scores:
+    """Adapt to each task's support set and score the predictions on its query set.
+
+    Parameters, buffers, training modes and random states (torch, NumPy, Python) are bit-identical afterwards, and a
+    task's score does not depend on the tasks before it. Runs in `eval()` mode without a meta-gradient, so memory does
+    not grow with the inner steps.
+
+    Args:
+        learner: what to judge.
+        episodes: a source such as `Tasks`, or an iterable of many-task episodes.
+        metric: `(prediction, y) -> scalar`, one task's score.
+        tasks: how many; by default 1,000 of a source, all of an iterable.
+        steps: inner steps, where not the learner's own number.
+        way, shot, query: a task's shape, where not the source's own.
+        batch: tasks taken from a source at a time.
+        how: as in `over_tasks`.
+        on_batch: called with the scores so far, for progress bars.
+
+    Raises:
+        ValueError: `steps` for a learner that takes none; another shape for an iterable; no tasks at all.
+    """
+    if steps is not None and learner.steps is None:
+        raise ValueError(f"{type(learner).__name__} takes no inner steps, so steps={steps} means nothing to it")
+    if (way, shot, query) != (None, None, None):
+        if not isinstance(episodes, Reshapable):
+            raise ValueError("way, shot and query can be chosen only for a source such as Tasks, not for an iterable")
+        episodes = episodes.replace(way=way, shot=shot, query=query)
+    values: list[Tensor] = []
+    with _untouched(learner, steps) as restore:
+
+        def score(episode: Episode) -> Tensor:
+            prediction = learner.predict(learner.adapt(episode.support), episode.query.x)
+            result = metric(prediction, episode.query.y)
+            restore()
+            return result
+
+        for some in _take(episodes, tasks, batch):
+            part = over_tasks(score, some, how=how, module=learner)
+            values.append(part.detach().double().cpu())
+            if on_batch is not None:
+                on_batch(torch.cat(values))
+        taken = learner.steps
+    if not values:
+        raise ValueError("there were no tasks to evaluate on")
+    return Scores(torch.cat(values), taken, norm_of(learner))
+
+
+def _take(episodes: Source | Iterable[Episodes], tasks: int | None, batch: int) -> Iterator[Episodes]:
+    if isinstance(episodes, Source):
+        wanted = 1000 if tasks is None else tasks
+        for start in range(0, wanted, batch):
+            yield episodes.batch(start, min(batch, wanted - start))
+        return
+    left = float("inf") if tasks is None else tasks
+    for some in episodes:
+        if left <= 0:
+            return
+        parts = unstack(some)
+        yield some if len(parts) <= left else stack(parts[: int(left)])
+        left -= len(parts)
+
+
+@contextmanager
+def _untouched(learner: MetaLearner, steps: int | None) -> Iterator[Callable[[], None]]:
+    """Evaluation mode, with everything put back; yields what puts the buffers back after each task."""
+    modes = {module: module.training for module in learner.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in learner.buffers()]
+    own_steps, python, array, cpu = learner.steps, random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+    def restore() -> None:
+        # A module of the user's may store things in its buffers even in eval mode: no task may see another's.
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+
+    learner.eval()
+    if steps is not None:
+        learner.steps = steps
+    try:
+        with torch.no_grad():
+            yield restore
+    finally:
+        restore()
+        learner.steps = own_steps
+        for module, mode in modes.items():
+            module.training = mode
+        random.setstate(python)
+        np.random.set_state(array)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)

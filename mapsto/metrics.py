@@ -1,0 +1,22 @@
+"""Metrics: `(prediction, y) -> scalar`, one task's score."""
+
+import torch
+from torch import Tensor
+
+from mapsto.losses import mse
+
+__all__ = ["accuracy", "mse"]
+
+
+def accuracy(prediction: Tensor, y: Tensor) -> Tensor:
+    """The share of examples (or pixels) whose largest output is the labelled class; both `[n, way, ...]`.
+
+    Raises:
+        ValueError: the shapes differ, or there is one output only, so that every answer would be right.
+    """
+    if prediction.shape != y.shape or y.shape[1] < 2:
+        raise ValueError(
+            f"accuracy wants predictions and one-hot targets of one shape [n, way >= 2, ...], "
+            f"got {tuple(prediction.shape)} and {tuple(y.shape)}: for real-valued targets pass metric=mse"
+        )
+    return (prediction.argmax(1) == y.argmax(1)).to(torch.float64).mean()

@@ -1,0 +1,50 @@
+"""The four-block convolutional network of the few-shot literature."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mapsto.models.norm import BatchNorm, Stats
+
+
+class Conv4(nn.Module):
+    """Four blocks of 3x3 convolution, batch norm and ReLU, and a linear head where asked for.
+
+    Args:
+        outputs: size of the linear head; 0 for none (an embedding).
+        channels: of the input images, 1 or 3.
+        filters: of every block (64 for Omniglot, 32 for MAML's mini-ImageNet).
+        down: "pool", 2x2 max-pooling after each block and a flat output (Vinyals et al. 2016; 64 features for 28x28);
+            "stride", strided convolutions and a mean over the last map (MAML's Omniglot network).
+        stats: where batch norm takes its statistics from (`mapsto.models.BatchNorm`).
+        size: height and width of the square images; it sets the head's inputs.
+    """
+
+    def __init__(
+        self,
+        outputs: int = 0,
+        channels: int = 1,
+        filters: int = 64,
+        down: Literal["pool", "stride"] = "pool",
+        stats: Stats = "transductive",
+        size: int = 28,
+    ) -> None:
+        super().__init__()
+        if down not in ("pool", "stride"):
+            raise ValueError(f"down={down!r} is neither 'pool' nor 'stride'")
+        if down == "pool" and size < 16:
+            raise ValueError(f"four poolings leave nothing of {size}x{size} images: use down='stride' or larger images")
+        self.body = nn.Sequential()
+        for block in range(4):
+            convolution = nn.Conv2d(filters if block else channels, filters, 3, 1 if down == "pool" else 2, padding=1)
+            self.body.append(nn.Sequential(convolution, BatchNorm(filters, stats), nn.ReLU()))
+            if down == "pool":
+                self.body.append(nn.MaxPool2d(2))
+        self.features = filters * (size // 16) ** 2 if down == "pool" else filters
+        self.down = down
+        self.head = nn.Linear(self.features, outputs) if outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images `[n, channels, size, size]` to `[n, outputs]`, or embeddings `[n, features]` without a head."""
+        z = self.body(x)
+        return self.head(z.flatten(1) if self.down == "pool" else z.mean((2, 3)))

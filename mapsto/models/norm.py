@@ -1,0 +1,75 @@
+"""Batch norm whose statistics are an explicit choice, right under vmap and in second derivatives."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm
+
+from mapsto.learner import TaskNorm, support_rows, vmapped
+
+Stats = Literal["transductive", "support", "running"]
+
+
+class BatchNorm(TaskNorm):
+    """Batch normalisation (Ioffe & Szegedy 2015) over all axes but the channels' (axis 1).
+
+    The mode does not depend on `train()` or `eval()` unless it is "running":
+
+    - "transductive": the statistics of whatever passes through, at test too, so queries are normalised together (as in
+      MAML's and Reptile's published scores; a query's prediction then depends on the other queries);
+    - "support": a task's queries are normalised with the statistics of its support set, at the adapted weights;
+    - "running": batch statistics in training, their running average at test, as `torch.nn.BatchNorm2d`.
+
+    Args:
+        channels: the size of axis 1.
+        stats: the mode.
+        affine: learn a scale and a shift.
+        momentum: of the running averages.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        stats: Stats = "transductive",
+        affine: bool = True,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if stats not in ("transductive", "support", "running"):
+            raise ValueError(f"stats={stats!r} is none of 'transductive', 'support' and 'running'")
+        self.stats, self.eps, self.momentum = stats, eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        if stats == "running":
+            self.register_buffer("mean", torch.zeros(channels))
+            self.register_buffer("var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `[n, channels, ...]`."""
+        if self.stats == "running" and not self.training:
+            return self._scaled(x, self.mean, self.var)
+        rows = support_rows() if self.stats == "support" else None
+        if rows is None and not vmapped():
+            # The fused kernel: the same numbers, and outside vmap the same derivatives.
+            averages = (self.mean, self.var) if self.stats == "running" else (None, None)
+            return batch_norm(x, *averages, self.weight, self.bias, True, self.momentum, self.eps)
+        source = x if rows is None else x[:rows]
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        var, mean = torch.var_mean(source, axes, correction=0)
+        return self._scaled(x, mean, var)
+
+    def _scaled(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        scale = (var + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight
+        x = (x - mean.view(shape)) * scale.view(shape)
+        return x if self.bias is None else x + self.bias.view(shape)
+
+    def extra_repr(self) -> str:
+        return f"stats={self.stats!r}, affine={self.weight is not None}, eps={self.eps}"

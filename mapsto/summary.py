@@ -1,0 +1,118 @@
+"""A run's report: its facts, its learning curve, and test episodes to look at."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mapsto import plots, report
+from mapsto.algorithms import ProtoNet
+from mapsto.checkpoint import read_json
+from mapsto.data import Sinusoid
+from mapsto.episode import Episode, Examples, unstack
+from mapsto.recipes import RECIPES
+from mapsto.run import Run, load
+
+SHOWN = 2
+"""Test episodes in the gallery."""
+
+
+def write_report(folder: Path) -> None:
+    """Write `report.html` of a finished run, from its own files and its model.
+
+    Raises:
+        MapstoError: the folder holds no finished run.
+    """
+    result = read_json(folder / "result.json")
+    run = load(folder)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    sections: list[tuple[str, str, Any]] = [
+        (
+            "Learning curve",
+            f"Training loss, and {result['metric']} on 100 validation tasks with its 95 % interval.",
+            plots.learning_curve(rows, result["metric"]),
+        )
+    ]
+    if "by_steps" in result:
+        scores = {int(k): (v[0], v[1]) for k, v in result["by_steps"].items()}
+        trained = int(run.settings.options["steps"])
+        text = "The score after each number of inner steps; the mark is the number trained with."
+        sections.append(("Score against inner steps", text, plots.score_by_steps(scores, result["metric"], trained)))
+    waves = isinstance(run.test, Sinusoid)
+    sections += _waves(run, result) if waves else _pictures(run, unstack(run.test.batch(0, SHOWN)))
+    report.render(folder / "report.html", result["recipe"], _facts(run, result), sections)
+
+
+def _facts(run: Run, result: dict[str, Any]) -> dict[str, str]:
+    percent = result["metric"] == "accuracy"
+    scale, unit = (100, " %") if percent else (1, "")
+    shape = f"{result['way']}-way {result['shot']}-shot, {result['query']} queries a class" if percent else (
+        f"{result['shot']} support points, {result['query']} query points"
+    )  # fmt: skip
+    facts = {
+        result["metric"]: f"{result['score'] * scale:.2f}{unit} ± {result['interval'] * scale:.2f}",
+        "test tasks": f"{result['tasks']}, {shape}; ± is half the 95 % interval of their mean",
+        "batch norm statistics": result["norm"],
+    }
+    if result["steps"] is not None:
+        facts["inner steps at test"] = str(result["steps"])
+    if entry := RECIPES.get(result["recipe"]):
+        facts["paper"] = entry.paper or "none for this data set"
+        facts["protocol"] = entry.protocol.format(steps=f"{run.settings.steps:,}")
+    facts |= {
+        "training": f"{result['train_steps']:,} meta-steps of {run.settings.batch} tasks, {result['train_seconds']} s",
+        "seed": str(result["seed"]),
+        "command": result["command"],
+        "versions": f"mapsto {result['mapsto']}, torch {result['torch']}, {result['device']}",
+    }
+    return facts
+
+
+def _pictures(run: Run, episodes: list[Episode]) -> list[tuple[str, str, Any]]:
+    sections: list[tuple[str, str, Any]] = []
+    if run.settings.test_steps is not None:
+        run.learner.steps = run.settings.test_steps
+    for i, episode in enumerate(episodes):
+        with torch.no_grad():
+            fast = run.learner.adapt(episode.support)
+            prediction = run.learner.predict(fast, episode.query.x)
+        right = (prediction.argmax(1) == episode.query.y.argmax(1)).float().mean().item()
+        text = (
+            f"Left, the support images of each class; right, queries in the row of their true class. Green: right. "
+            f"Dashed red: wrong, with the class predicted instead. All {len(prediction)} queries: {right:.1%} right."
+        )
+        figure = plots.gallery(
+            episode.support.x, episode.support.y, episode.query.x, episode.query.y, prediction, max_queries=30
+        )
+        sections.append((f"Test episode {i + 1}", text, figure))
+    if isinstance(run.learner, ProtoNet):
+        sections.append(_map(run.learner, episodes[0]))
+    return sections
+
+
+def _map(learner: ProtoNet, episode: Episode) -> tuple[str, str, Any]:
+    with torch.no_grad():
+        support, query = learner.embed(episode.support.x), learner.embed(episode.query.x, episode.support.x)
+        prototypes = learner.adapt(episode.support).mean
+    labels = torch.cat([episode.support.y, episode.query.y]).argmax(1)
+    is_support = torch.arange(len(labels)) < len(support)
+    figure = plots.embedding_map(torch.cat([support, query]), labels, is_support, prototypes)
+    return ("Embedding map", "Test episode 1 in the plane of its two largest principal components.", figure)
+
+
+def _waves(run: Run, result: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    assert isinstance(run.test, Sinusoid)
+    waves = torch.from_numpy(run.test.waves(0, 6)).float()
+    episodes = unstack(run.test.batch(0, 6))
+    grid = torch.linspace(-5, 5, 200)[:, None]
+    curves: dict[int, Tensor] = {}
+    for steps in (0, 1, int(result["steps"])):
+        run.learner.steps = steps
+        with torch.no_grad():
+            curves[steps] = torch.stack([run.learner.predict(run.learner.adapt(e.support), grid) for e in episodes])
+    support = Examples(*(torch.stack(leaves) for leaves in zip(*(e.support for e in episodes), strict=True)))
+    true = waves[:, :1] * torch.sin(grid[:, 0] - waves[:, 1:])
+    figure = plots.regression_fits(support.x, support.y, grid[None].expand(6, -1, 1), true, curves)
+    return [("Test tasks", "A few points of an unknown sine wave, and the fit after some inner steps.", figure)]
