@@ -44,7 +44,7 @@ def learner(settings: Settings, channels: int = 1) -> MetaLearner:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
         extra = {"criterion": mse} if settings.metric == "mse" else {}
         return make(model, **settings.options, **extra)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise MapstoError(f"{settings.algorithm} with {settings.model}: {error}") from None
 
 

@@ -2,22 +2,22 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from mapsto.errors import MapstoError
+from mapsto.learner import MetaLearner
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """`write` a draft beside `path`, flush it to disk, and swap it in: a reader or a crash never meets half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    draft = Path(name)
+    draft = path.with_name(f".{path.name}.draft")  # one name, so that what a killed process left is overwritten
     try:
         write(draft)
         with draft.open("rb+") as file:
@@ -40,7 +40,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise MapstoError(f"{path.parent} is not a run folder: it has no {path.name}") from None
     except ValueError as error:
         raise MapstoError(f"{path} is damaged ({error}): train again, or restore it") from None
@@ -119,3 +119,56 @@ def set_random_state(state: dict[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+class State:
+    """All that a run goes on from: the file that it is kept in, and the rows of metrics.jsonl that belong to it."""
+
+    def __init__(self, out: Path, learner: MetaLearner, optimizer: Optimizer, schedule: LambdaLR) -> None:
+        self.path, self.metrics = out / "checkpoint.pt", out / "metrics.jsonl"
+        self.learner, self.optimizer, self.schedule = learner, optimizer, schedule
+        self.step, self.saved, self.seconds = 0, 0, 0.0
+        self.losses: list[float] = []
+        """Those since the last row of metrics.jsonl."""
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        save_checkpoint(
+            self.path,
+            {
+                "learner": self.learner.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "random": random_state(),
+                "step": self.step,
+                "seconds": self.seconds,
+                "losses": self.losses,
+            },
+        )
+        self.saved = self.step
+
+    def restore(self) -> None:
+        """Go back to the checkpoint, or to the very start where there is none.
+
+        Raises:
+            MapstoError: the file is truncated or damaged, or of another model.
+        """
+        if not self.path.exists():
+            self.metrics.unlink(missing_ok=True)
+            return
+        state = load_checkpoint(self.path)
+        try:
+            self.learner.load_state_dict(state["learner"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            set_random_state(state["random"])
+            self.step, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            raise MapstoError(
+                f"{self.path} is of another model or version of mapsto: train anew in another folder"
+            ) from None
+        self.saved = self.step
+        # Rows after the checkpoint, the last perhaps half written, will be made again.
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
+        write_atomically(self.metrics, lambda draft: draft.write_text("".join(line + "\n" for line in kept)))

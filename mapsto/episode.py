@@ -55,7 +55,11 @@ class Shape:
 
     def changed(self, way: Range | None = None, shot: Range | None = None, query: int | None = None) -> "Shape":
         """This shape with what is given in place of its own."""
-        return Shape(way or self.way, shot or self.shot, query or self.query)
+        return Shape(
+            self.way if way is None else way,
+            self.shot if shot is None else shot,
+            self.query if query is None else query,
+        )
 
 
 @runtime_checkable

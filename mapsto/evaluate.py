@@ -70,7 +70,8 @@ def evaluate(
 
     Args:
         learner: what to judge.
-        episodes: a source such as `Tasks`, or an iterable of many-task episodes.
+        episodes: a source such as `Tasks`, or an iterable of many-task episodes. A source that consults the learner (as
+            in reinforcement learning) meets it in evaluation mode and with the `steps` given here.
         metric: `(prediction, y) -> scalar`, one task's score.
         tasks: how many; by default 1,000 of a source, all of an iterable.
         steps: inner steps, where not the learner's own number.
@@ -127,15 +128,21 @@ def _take(episodes: Source | Iterable[Episodes], tasks: int | None, batch: int) 
 def _untouched(learner: MetaLearner, steps: int | None) -> Iterator[Callable[[], None]]:
     """Evaluation mode, with everything put back; yields what puts the buffers back after each task."""
     modes = {module: module.training for module in learner.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in learner.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in learner.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     own_steps, python, array, cpu = learner.steps, random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
     def restore() -> None:
         # A module of the user's may store things in its buffers even in eval mode: no task may see another's.
-        for buffer, before in buffers:
+        for module, name, buffer, before in buffers:
             if not torch.equal(buffer, before):
                 buffer.copy_(before)
+            if getattr(module, name) is not buffer:  # `self.n = self.n + 1` makes a new one
+                setattr(module, name, buffer)
 
     learner.eval()
     if steps is not None:

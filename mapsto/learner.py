@@ -99,9 +99,15 @@ def over_tasks(
             if how == "vmap":
                 raise
             reason = str(failure).partition("\n")[0]
+        result = _loop(fn, trees)  # which raises the same, where it is the function's own mistake
         if owner is not None:
             _VMAP_FAILED.add(owner)
         warnings.warn(f"tasks go one by one, because vmap failed: {reason}", stacklevel=2)
+        return result
+    return _loop(fn, trees)
+
+
+def _loop(fn: Callable[..., Tree], trees: tuple) -> Tree:
     if isinstance(trees[0], list):
         return _stack([fn(*parts) for parts in zip(*trees, strict=True)])
     return _stack([fn(*parts) for parts in zip(*map(_tasks, trees), strict=True)])

@@ -11,6 +11,8 @@ __all__ = ["accuracy", "mse"]
 def accuracy(prediction: Tensor, y: Tensor) -> Tensor:
     """The share of examples (or pixels) whose largest output is the labelled class; both `[n, way, ...]`.
 
+    NaN predictions make the score NaN.
+
     Raises:
         ValueError: the shapes differ, or there is one output only, so that every answer would be right.
     """
@@ -19,4 +21,6 @@ def accuracy(prediction: Tensor, y: Tensor) -> Tensor:
             f"accuracy wants predictions and one-hot targets of one shape [n, way >= 2, ...], "
             f"got {tuple(prediction.shape)} and {tuple(y.shape)}: for real-valued targets pass metric=mse"
         )
-    return (prediction.argmax(1) == y.argmax(1)).to(torch.float64).mean()
+    right = (prediction.argmax(1) == y.argmax(1)).to(torch.float64).mean()
+    # argmax makes a class of NaN too, and its score would look like any other
+    return right.where(~prediction.isnan().any(), torch.nan)

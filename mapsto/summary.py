@@ -62,7 +62,8 @@ def _facts(run: Run, result: dict[str, Any]) -> dict[str, str]:
         facts["paper"] = entry.paper or "none for this data set"
         facts["protocol"] = entry.protocol.format(steps=f"{run.settings.steps:,}")
     facts |= {
-        "training": f"{result['train_steps']:,} meta-steps of {run.settings.batch} tasks, {result['train_seconds']} s",
+        "training": f"{result['train_steps']:,} meta-steps, tasks a step: {run.settings.batch}; "
+        f"{result['train_seconds']:.0f} s on {result['cpus']} CPU cores",
         "seed": str(result["seed"]),
         "command": result["command"],
         "versions": f"mapsto {result['mapsto']}, torch {result['torch']}, {result['device']}",

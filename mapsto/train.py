@@ -111,4 +111,7 @@ def _cause(step: int, loss: Tensor, tasks: Episodes) -> str:
     floats = [leaf for leaf in tree_leaves(tasks) if leaf.is_floating_point()]
     if not all(leaf.isfinite().all() for leaf in floats):
         return f"{what}: that step's episodes hold NaN or infinity, so look at the data"
-    return f"{what}: most likely the learning rate (inner or outer) is too high; lower it, or clip the gradient"
+    return (
+        f"{what}: most likely the learning rate (inner or outer) is too high: lower it, or clip the "
+        "gradient (or a class has no support example: look at the episodes)"
+    )

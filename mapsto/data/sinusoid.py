@@ -22,8 +22,8 @@ class Sinusoid:
     """
 
     def __init__(self, shot: Range = 10, query: int = 10, *, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        if not isinstance(shot, int):
-            raise MapstoError(f"sinusoid tasks want one shot, not the range {shot}")
+        if not isinstance(shot, int) or min(shot, query) < 1:
+            raise MapstoError(f"sinusoid tasks want one shot and query, at least 1 each; got {shot} and {query}")
         self.shape, self.seed, self.device = Shape(1, shot, query), seed, device
         self._shot = shot
 

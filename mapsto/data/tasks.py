@@ -1,10 +1,12 @@
 """From labelled examples to episodes: index logic only, no images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
@@ -51,13 +53,13 @@ class Tasks(Dataset):
         self._transform = transform or _to_float
         if isinstance(data, Dataset):
             labels = np.asarray([int(data[i][1]) for i in range(len(data))])  # type: ignore[arg-type]
-            self._fetch = lambda index: _collate([data[int(i)][0] for i in index])
+            self._fetch = partial(_read, data)
             self._device, names = torch.device("cpu"), None
         else:
             x = tree_map(lambda leaf: torch.as_tensor(leaf).to(device), data[0])
             labels = np.asarray(data[1])
             names = data.names if isinstance(data, Labelled) else None
-            self._fetch = lambda index: tree_map(lambda leaf: leaf.index_select(0, index), x)
+            self._fetch = partial(_gather, x)
             self._device = torch.device(device)
             _check_values(x, len(labels))
         classes, labels = np.unique(labels, return_inverse=True)
@@ -72,8 +74,9 @@ class Tasks(Dataset):
 
     def _check_shape(self) -> None:
         way, need = _high(self.shape.way), _high(self.shape.shot) + self.shape.query
-        if min(_low(self.shape.way), _low(self.shape.shot), self.shape.query) < 1:
-            raise DataError(f"way, shot and query must be at least 1, got {self.shape}")
+        low, high = ((bound(self.shape.way), bound(self.shape.shot)) for bound in (_low, _high))
+        if min(*low, self.shape.query) < 1 or any(a > b for a, b in zip(low, high, strict=True)):
+            raise DataError(f"way, shot and query must be at least 1, and a range's low end first; got {self.shape}")
         if way > len(self.names):
             raise DataError(f"{way}-way tasks want {way} classes, but there are {len(self.names)}: lower the way")
         small = int(self.sizes.argmin())
@@ -163,7 +166,12 @@ def _to_float(x: Tree) -> Tree:
     return tree_map(lambda leaf: leaf.float().div_(255) if leaf.dtype == torch.uint8 else leaf, x)
 
 
-def _collate(xs: Sequence[Tree]) -> Tree:
+def _gather(x: Tree, index: Tensor) -> Tree:
+    return tree_map(lambda leaf: leaf.index_select(0, index), x)
+
+
+def _read(data: Dataset, index: Tensor) -> Tree:
+    xs = [data[int(i)][0] for i in index]
     return tree_map(lambda *leaves: torch.stack([torch.as_tensor(leaf) for leaf in leaves]), *xs)
 
 
@@ -172,5 +180,5 @@ def _check_values(x: Tree, labels: int) -> None:
         if leaf.shape[0] != labels:
             raise DataError(f"there are {leaf.shape[0]} examples but {labels} labels")
         if leaf.is_floating_point() and not leaf.isfinite().all():
-            row = int((~leaf.flatten(1).isfinite().all(1)).nonzero()[0]) if leaf.ndim > 1 else 0
+            row = int((~leaf.reshape(labels, -1).isfinite().all(1)).nonzero()[0])
             raise DataError(f"example {row} holds NaN or infinity: clean the data first")

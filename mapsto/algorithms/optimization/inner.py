@@ -114,10 +114,10 @@ def gradients(loss: Callable[[Params], Tensor], params: Params, differentiable: 
 def _unused(value: Tensor, params: Params) -> list[str]:
     """The parameters that the graph of `value` does not reach."""
     unmet = {torch.autograd.graph.get_gradient_edge(p).node: name for name, p in params.items()}
-    todo, seen = [value.grad_fn], {None}
+    todo, seen = [value.grad_fn], set()
     while todo and unmet:
         node = todo.pop()
-        if node not in seen:
+        if node is not None and node not in seen:
             seen.add(node)
             unmet.pop(node, None)
             todo.extend(before for before, _ in node.next_functions)

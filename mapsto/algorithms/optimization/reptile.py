@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -67,9 +68,10 @@ class Reptile(MetaLearner):
         self.criterion = criterion
         self.sequential = carry
         if carry:
-            self._leaves = len(tree_leaves(self.optimizer.init(trainable(model))))
-            for i, leaf in enumerate(tree_leaves(self.optimizer.init(trainable(model)))):
-                self.register_buffer(f"state{i}", leaf)
+            leaves = tree_leaves(self.optimizer.init(trainable(model)))
+            self._leaves = len(leaves)
+            for i, leaf in enumerate(leaves):
+                self.register_buffer(f"state{i}", leaf.clone())  # a fresh state may hold one tensor twice
 
     def _state(self, fast: Params) -> Any:
         state = self.optimizer.init(fast)
@@ -91,7 +93,8 @@ class Reptile(MetaLearner):
         if self.batch is None:
             return repeat(support, self.steps or 0)
         x_leaf = tree_leaves(support.x)[0]
-        order = torch.randperm(x_leaf.shape[0], generator=torch.Generator().manual_seed(0)).to(x_leaf.device)
+        # NumPy's, because within vmap torch.randperm would draw another order for each task, whatever its generator.
+        order = torch.from_numpy(np.random.default_rng(0).permutation(x_leaf.shape[0])).to(x_leaf.device)
         parts = [tree_map(lambda leaf, i=i: leaf[i], support) for i in order.split(min(self.batch, len(order)))]
         return islice(chain.from_iterable(repeat(parts)), self.steps or 0)
 
