@@ -194,6 +194,7 @@ def _optimizer(settings: Settings, learner: MetaLearner) -> tuple[Optimizer, Lam
     total = settings.steps
     factor: dict[str, Callable[[int], float]] = {
         "constant": lambda step: 1.0,
+        "late": lambda step: min(1.0, 4 * (1 - step / total)),
         "linear": lambda step: max(0.0, 1 - step / total),
         "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0))),
     }

@@ -21,17 +21,30 @@ def table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for r in results:
-        paper = RECIPES[r["recipe"]].paper or "–"
-        shape = f"K = {r['shot']}"
-        if r["metric"] == "accuracy":
-            shape = f"{r['way']}-way {r['shot']}-shot {r['query']}-query"
+        way = RECIPES[r["recipe"]].settings.test.way
+        regression = r["metric"] == "mse"
+        shape = f"K = {r['shot']}" if regression else f"{r['way']}-way {r['shot']}-shot {r['query']}-query"
         steps = "" if r["steps"] is None else f", {r['steps']} inner steps"
-        training = f"{r['train_steps']:,} meta-steps, {r['train_seconds'] / 60:.0f} min"
-        lines.append(
-            f"| {r['recipe']} | {_score(r)} | {paper} | {r['tasks']:,}, {shape}{steps}, seed {r['seed']} | {r['norm']} "
-            f"| {training} | `{r['command']}` |"
-        )
+        cells = [
+            r["recipe"] + ("" if r["way"] == way else f", tested {r['way']}-way"),
+            _score(r),
+            _paper(r),
+            f"{r['tasks']:,}, {shape}{steps}, seed {r['seed']}",
+            r["norm"],
+            f"{r['train_steps']:,} meta-steps"
+            + (f", {r['train_seconds'] / 60:.0f} min" if "train_seconds" in r else " (the same run)"),
+            f"`{r['command']}`",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _paper(r: dict) -> str:
+    """What the paper reports for the same method and job: the recipe's, or that of its sibling of another way."""
+    learner, _, data = r["recipe"].partition("/")
+    job = f"{learner}/{data.partition('-')[0]}-{r['way']}way-{r['shot']}shot"
+    entry = RECIPES.get(r["recipe"] if r["metric"] == "mse" else job)
+    return (entry.paper if entry else None) or "–"
 
 
 def _score(r: dict) -> str:
