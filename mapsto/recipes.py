@@ -178,7 +178,7 @@ RECIPES: dict[str, Recipe] = {
             data="glyphs",
             data_options={},
             train=Shape(20, 1, 5),
-            steps=1000,
+            steps=700,
             lr=2e-3,
             validate=100,
         ),
