@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from mapsto.algorithms import MAML, ProtoNet, Reptile
-from mapsto.data import Glyphs, Labelled, Omniglot, Sinusoid, Tasks
+from mapsto.data import Folder, Glyphs, Labelled, Omniglot, Sinusoid, Tasks
 from mapsto.episode import Episode, Reshapable, Shape
 from mapsto.errors import MapstoError
 from mapsto.learner import MetaLearner
@@ -20,7 +20,7 @@ ALGORITHMS: dict[str, Callable[..., MetaLearner]] = {"maml": MAML, "protonet": P
 HEADLESS = {"protonet"}
 """Algorithms whose model is an embedding, without a head of `way` outputs."""
 
-IMAGES: dict[str, Callable[..., Any]] = {"omniglot": Omniglot, "glyphs": Glyphs}
+IMAGES: dict[str, Callable[..., Any]] = {"omniglot": Omniglot, "glyphs": Glyphs, "folder": Folder}
 """Data sets with `train`, `val` and `test`, each `Labelled`."""
 
 

@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import SINUSOID_FLAGS, complaint, start, use_tiny
 
-from mapsto import cli
+from mapsto import build, cli
+from mapsto.data import Folder
 from mapsto.recipes import RECIPES
 
 PROTONET_FLAGS = [
@@ -225,3 +227,19 @@ def test_as_a_program(tmp_path: Path) -> None:
     process = start("evaluate", str(tmp_path / "nothing"))
     out, err = process.communicate()
     assert (process.returncode, out) == (2, "") and err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_own_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "IMAGES", {"folder": Folder})
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for name in range(12):
+        (tmp_path / "pictures" / f"class{name}").mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 256, (20, 24, 3)).astype(np.uint8)
+            image.fromarray(pixels).save(tmp_path / "pictures" / f"class{name}" / f"{i}.png")
+    out = tmp_path / "run"
+    flags = "--data folder --train.way 3 --train.query 2 --test.way 2 --test.query 2 --steps 2 --tasks 4"
+    options = ["--data-options", "path", str(tmp_path / "pictures"), "channels", "3"]
+    assert cli.main(["train", "protonet/glyphs-5way-1shot", *flags.split(), *options, "--out", str(out)]) == 0
+    assert judged([str(out), "--shot", "2"], capsys)["shot"] == 2

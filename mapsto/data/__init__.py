@@ -1,5 +1,6 @@
 """Data sets and the tasks made of them."""
 
+from mapsto.data.folder import Folder as Folder
 from mapsto.data.folder import image_folder as image_folder
 from mapsto.data.folder import split_classes as split_classes
 from mapsto.data.glyphs import Glyphs as Glyphs
