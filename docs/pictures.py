@@ -8,7 +8,7 @@ import torch
 
 from mapsto import plots
 from mapsto.episode import unstack
-from mapsto.run import load
+from mapsto.finished import load
 
 HERE = Path(__file__).parent
 

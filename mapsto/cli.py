@@ -18,6 +18,7 @@ from mapsto import run
 from mapsto.build import HEADLESS
 from mapsto.errors import MapstoError
 from mapsto.evaluate import Scores
+from mapsto.finished import judge
 from mapsto.recipes import DEFAULT, RECIPES, Settings, recipe
 from mapsto.train import Diverged
 
@@ -163,7 +164,7 @@ def _train(words: list[str]) -> None:
 def _evaluate(words: list[str]) -> None:
     a = tyro.cli(Evaluate, args=words, prog="mapsto evaluate")
     with closing(_Bars(0, "")) as bars:
-        result = run.judge(
+        result = judge(
             a.run, tasks=a.tasks, way=a.way, shot=a.shot, query=a.query, steps=a.steps, device=a.device,
             command=shlex.join(["mapsto", "evaluate", *words]), progress=bars.judge,
         )  # fmt: skip

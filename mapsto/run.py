@@ -24,8 +24,6 @@ from mapsto.episode import Reshapable
 from mapsto.errors import MapstoError
 from mapsto.evaluate import Scores, evaluate
 from mapsto.finished import METRICS, at_least, check_tasks, judge, read_config, usable
-from mapsto.finished import Run as Run
-from mapsto.finished import load as load
 from mapsto.learner import MetaLearner
 from mapsto.recipes import Settings
 from mapsto.train import Diverged, fit

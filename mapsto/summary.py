@@ -12,8 +12,8 @@ from mapsto.algorithms import ProtoNet
 from mapsto.checkpoint import read_json
 from mapsto.data import Sinusoid
 from mapsto.episode import Episode, Examples, unstack
+from mapsto.finished import Run, load
 from mapsto.recipes import RECIPES
-from mapsto.run import Run, load
 
 SHOWN = 2
 """Test episodes in the gallery."""

@@ -17,6 +17,7 @@ from mapsto import cli, run
 from mapsto.checkpoint import load_checkpoint
 from mapsto.errors import MapstoError
 from mapsto.evaluate import Scores
+from mapsto.finished import load
 from mapsto.recipes import Settings
 from mapsto.train import Diverged
 
@@ -83,7 +84,7 @@ def test_rows(whole: dict[str, Path]) -> None:
 
 
 def test_load_gives_the_trained_learner(whole: dict[str, Path]) -> None:
-    loaded = run.load(whole["protonet"])
+    loaded = load(whole["protonet"])
     state = load_checkpoint(whole["protonet"] / "checkpoint.pt")["learner"]
     assert loaded.settings == PROTONET and not loaded.learner.training
     assert all(torch.equal(value, state[key]) for key, value in loaded.learner.state_dict().items())
