@@ -1,5 +1,6 @@
 """mapsto: meta-learning and few-shot learning. Everything is a mapping."""
 
+from mapsto.axis import over_tasks as over_tasks
 from mapsto.contract import ContractError as ContractError
 from mapsto.contract import check as check
 from mapsto.episode import Episode as Episode
@@ -10,7 +11,6 @@ from mapsto.errors import MapstoError as MapstoError
 from mapsto.evaluate import Scores as Scores
 from mapsto.evaluate import evaluate as evaluate
 from mapsto.learner import MetaLearner as MetaLearner
-from mapsto.learner import over_tasks as over_tasks
 from mapsto.train import Diverged as Diverged
 from mapsto.train import fit as fit
 

@@ -1,51 +1,134 @@
 """From settings to objects: the tables of algorithms, models and data sets."""
 
+import inspect
+import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from mapsto.algorithms import MAML, ProtoNet, Reptile
-from mapsto.data import Folder, Glyphs, Labelled, Omniglot, Sinusoid, Tasks
+from mapsto import algorithms
+from mapsto.checkpoint import load_weights
+from mapsto.data import (
+    CIFARFS,
+    FC100,
+    Folder,
+    Glyphs,
+    Labelled,
+    MiniImageNet,
+    Omniglot,
+    Sinusoid,
+    Tasks,
+    TieredImageNet,
+)
 from mapsto.episode import Episode, Reshapable, Shape
 from mapsto.errors import MapstoError
 from mapsto.learner import MetaLearner
 from mapsto.losses import mse
 from mapsto.models import MLP, Conv4
+from mapsto.models.frozen import Frozen
+from mapsto.models.resnet12 import ResNet12
 from mapsto.recipes import Settings
 
-ALGORITHMS: dict[str, Callable[..., MetaLearner]] = {"maml": MAML, "protonet": ProtoNet, "reptile": Reptile}
-"""By name; each takes the model first."""
+ALGORITHMS: dict[str, type[MetaLearner]] = {
+    name.lower(): thing
+    for name, thing in vars(algorithms).items()
+    if isinstance(thing, type) and issubclass(thing, MetaLearner)
+}
+"""What mapsto/algorithms/__init__.py exports, by the class's name in lower case; each takes the model first, and may
+ask for `features`, the size of the model's outputs."""
 
-HEADLESS = {"protonet"}
-"""Algorithms whose model is an embedding, without a head of `way` outputs."""
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "conv4": Conv4, "resnet12": ResNet12}
+"""Each takes `outputs` (0 for an embedding), and may ask for the `inputs` of an example, all axes together, or for the
+`channels` and `size` of images."""
 
-IMAGES: dict[str, Callable[..., Any]] = {"omniglot": Omniglot, "glyphs": Glyphs, "folder": Folder}
+RUN = "run:"
+"""Before a folder: the embedding that was trained there, frozen."""
+
+IMAGES: dict[str, Callable[..., Any]] = {
+    "omniglot": Omniglot,
+    "glyphs": Glyphs,
+    "cifar-fs": CIFARFS,
+    "fc100": FC100,
+    "mini-imagenet": MiniImageNet,
+    "tiered-imagenet": TieredImageNet,
+    "folder": Folder,
+}
 """Data sets with `train`, `val` and `test`, each `Labelled`."""
 
 
-def learner(settings: Settings, channels: int = 1) -> MetaLearner:
+def learner(settings: Settings, inputs: tuple[int, ...]) -> MetaLearner:
     """The learner that the settings describe, its weights drawn from their seed.
+
+    Args:
+        settings: all but the data decide.
+        inputs: the shape of one input, as from `inputs`.
 
     Raises:
         MapstoError: an unknown name, or an option that the thing named does not have.
     """
     make = _named(ALGORITHMS, settings.algorithm, "algorithm")
     way = settings.train.way
-    if not isinstance(way, int) and settings.algorithm not in HEADLESS:
+    outputs = 0 if make.headless else way
+    if not isinstance(outputs, int):
         raise MapstoError(f"{settings.algorithm} has a head of fixed size: give training tasks one way, not {way}")
-    outputs = 0 if settings.algorithm in HEADLESS else way
     torch.manual_seed(settings.seed)
     try:
-        if settings.model == "mlp":
-            model = MLP(1, outputs, **settings.model_options)  # type: ignore[arg-type]
-        else:
-            model = _named({"conv4": Conv4}, settings.model, "model")(outputs, channels, **settings.model_options)
+        model = _model(settings, outputs, inputs)
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
+        known = {"features": _features(model, inputs)} if "features" in inspect.signature(make).parameters else {}
         extra = {"criterion": mse} if settings.metric == "mse" else {}
-        return make(model, **settings.options, **extra)
+        return make(model, **known | dict(settings.options) | extra)
     except (TypeError, ValueError) as error:
         raise MapstoError(f"{settings.algorithm} with {settings.model}: {error}") from None
+
+
+def _model(settings: Settings, outputs: int, inputs: tuple[int, ...]) -> nn.Module:
+    if settings.model.startswith(RUN):
+        body = backbone(Path(settings.model.removeprefix(RUN)), inputs)
+        features = _features(body, inputs)
+        return nn.Sequential(OrderedDict(body=body, head=nn.Linear(features, outputs))) if outputs else body
+    make = _named(MODELS, settings.model, "model")
+    asked = inspect.signature(make).parameters
+    if "channels" in asked and len(inputs) != 3:
+        raise MapstoError(f"{settings.model} wants images, but an input of {settings.data} has shape {inputs}")
+    known = {"outputs": outputs, "inputs": math.prod(inputs), "channels": inputs[0], "size": inputs[-1]}
+    return make(**{name: value for name, value in known.items() if name in asked} | dict(settings.model_options))
+
+
+def backbone(folder: Path, inputs: tuple[int, ...]) -> Frozen:
+    """The embedding of a finished run, frozen, for inputs of that shape.
+
+    Raises:
+        MapstoError: the folder holds no finished run or one of other inputs, or its learner's model has a head.
+    """
+    from mapsto.finished import read_config  # which needs this module for the rest of it
+
+    if not (folder / "weights.safetensors").exists():
+        raise MapstoError(f"{folder} holds no finished run to build on: train it first, or give another as run:FOLDER")
+    _, settings = read_config(folder)
+    with torch.random.fork_rng(devices=[]):  # else that run's seed would decide what is drawn next
+        trained = learner(settings, inputs)
+    if not trained.headless:
+        raise MapstoError(f"the model of {folder} has a head: take the run of a learner that embeds, such as protonet")
+    load_weights(folder / "weights.safetensors", trained)
+    return Frozen(trained.get_submodule("model"))
+
+
+def _features(model: nn.Module, inputs: tuple[int, ...]) -> int:
+    """The size of the model's outputs."""
+    training = model.training
+    try:
+        with torch.no_grad():
+            return model.eval()(torch.zeros(1, *inputs)).shape[1]
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise MapstoError(f"the model can't take inputs of shape {inputs} ({reason}): choose other data") from None
+    finally:
+        model.train(training)
 
 
 def sources(
@@ -75,11 +158,12 @@ def tasks(data: Labelled, shape: Shape, seed: int, device: str = "cpu") -> Tasks
     return Tasks(data, shape.way, shape.shot, shape.query, seed=seed, device=device)
 
 
-def channels(source: Reshapable) -> int:
-    """The channels of a source's images (1 for other inputs)."""
+def inputs(source: Reshapable) -> tuple[int, ...]:
+    """The shape of one input of a source's tasks: channels, height and width of images."""
     episode = source.batch(0, 1)
-    first = episode if isinstance(episode, Episode) else episode[0]
-    return first.query.x.shape[-3] if first.query.x.ndim > 3 else 1
+    if isinstance(episode, Episode):  # with an axis of tasks
+        return tuple(episode.query.x.shape[2:])
+    return tuple(episode[0].query.x.shape[1:])
 
 
 def _named(table: dict[str, Any], name: str, kind: str) -> Any:

@@ -14,17 +14,16 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from mapsto import run
-from mapsto.build import HEADLESS
+from mapsto import build, run
 from mapsto.errors import MapstoError
 from mapsto.evaluate import Scores
 from mapsto.finished import judge
-from mapsto.recipes import DEFAULT, RECIPES, Settings, recipe
+from mapsto.recipes import DEFAULT, Settings, recipe
 from mapsto.train import Diverged
 
 USAGE = """usage: mapsto COMMAND ...
 
-  list                     the recipes, with the papers' numbers
+  list [WORD]              the learners, their papers and recipes, the papers' numbers and ours
   train [RECIPE] [...]     train, judge on test tasks, write a run folder
   evaluate RUN [...]       judge a run again, on other tasks or shapes
   report RUN               write the run's report.html anew
@@ -32,6 +31,16 @@ USAGE = """usage: mapsto COMMAND ...
 
 `mapsto COMMAND --help` shows what a command takes.
 """
+
+
+@dataclass
+class List:
+    """The learners: their papers and recipes, the papers' numbers and those measured here."""
+
+    word: tyro.conf.Positional[str | None] = None
+    """A learner, or part of recipes' names: only those, with their protocols."""
+    json: bool = False
+    """Print one JSON array, an object a recipe."""
 
 
 @dataclass
@@ -133,8 +142,10 @@ def _keep_memory() -> None:
 
 
 def _list(words: list[str]) -> None:
-    for name, entry in RECIPES.items():
-        print(f"{name:32} {entry.about}; paper: {entry.paper or 'none'}")
+    from mapsto.listing import lines, objects
+
+    asked = tyro.cli(List, args=words, prog="mapsto list")
+    print(json.dumps(objects(asked.word)) if asked.json else "\n".join(lines(asked.word)))
 
 
 def _train(words: list[str]) -> None:
@@ -157,7 +168,7 @@ def _train(words: list[str]) -> None:
     _print(result, arguments.json)
     if not arguments.json:
         print(f"Run folder: {out} (open {out / 'report.html'})")
-        way = "--way 10 " if arguments.settings.algorithm in HEADLESS else ""
+        way = "--way 10 " if build.ALGORITHMS[arguments.settings.algorithm].headless else ""
         print(f"Next: mapsto evaluate {out} {way}--shot 5, or another recipe of `mapsto list`.")
 
 

@@ -9,9 +9,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mapsto.applied import norm_of
+from mapsto.axis import vmaps
 from mapsto.episode import Episode, Examples, stack, unstack
 from mapsto.evaluate import evaluate
-from mapsto.learner import MetaLearner, norm_of, vmaps
+from mapsto.learner import MetaLearner
 from mapsto.train import fit
 
 

@@ -4,13 +4,16 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mapsto.applied import norm_of
+from mapsto.axis import How, over_tasks
 from mapsto.episode import Episode, Episodes, Range, Reshapable, Source, Tree, stack, unstack
-from mapsto.learner import How, MetaLearner, norm_of, over_tasks
+from mapsto.learner import MetaLearner
 from mapsto.metrics import accuracy
 
 Metric = Callable[[Tensor, Tree], Tensor]
@@ -90,14 +93,8 @@ def evaluate(
             raise ValueError("way, shot and query can be chosen only for a source such as Tasks, not for an iterable")
         episodes = episodes.replace(way=way, shot=shot, query=query)
     values: list[Tensor] = []
-    with _untouched(learner, steps) as restore:
-
-        def score(episode: Episode) -> Tensor:
-            prediction = learner.predict(learner.adapt(episode.support), episode.query.x)
-            result = metric(prediction, episode.query.y)
-            restore()
-            return result
-
+    with _untouched(learner, steps) as buffers:
+        score = partial(_score, learner, metric, buffers)
         for some in _take(episodes, tasks, batch):
             part = over_tasks(score, some, how=how, module=learner)
             values.append(part.detach().double().cpu())
@@ -107,6 +104,20 @@ def evaluate(
     if not values:
         raise ValueError("there were no tasks to evaluate on")
     return Scores(torch.cat(values), taken, norm_of(learner))
+
+
+def _score(learner: MetaLearner, metric: Metric, buffers: dict[str, Tensor], episode: Episode) -> Tensor:
+    prediction = learner.predict(learner.adapt(episode.support), episode.query.x)
+    result = metric(prediction, episode.query.y)
+    _put_back(learner, buffers)
+    return result
+
+
+def _put_back(learner: MetaLearner, buffers: dict[str, Tensor]) -> None:
+    """A module of the user's may store things in its buffers even in eval mode: no task may see another's."""
+    for name, buffer in learner.named_buffers():
+        if not torch.equal(buffer, buffers[name]):
+            buffer.copy_(buffers[name])
 
 
 def _take(episodes: Source | Iterable[Episodes], tasks: int | None, batch: int) -> Iterator[Episodes]:
@@ -125,33 +136,24 @@ def _take(episodes: Source | Iterable[Episodes], tasks: int | None, batch: int) 
 
 
 @contextmanager
-def _untouched(learner: MetaLearner, steps: int | None) -> Iterator[Callable[[], None]]:
-    """Evaluation mode, with everything put back; yields what puts the buffers back after each task."""
+def _untouched(learner: MetaLearner, steps: int | None) -> Iterator[dict[str, Tensor]]:
+    """Evaluation mode, with everything put back; yields the buffers' values, which each task begins with."""
     modes = {module: module.training for module in learner.modules()}
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in learner.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
+    held = [(m, name, buffer) for m in learner.modules() for name, buffer in m.named_buffers(recurse=False)]
+    buffers = {name: buffer.clone() for name, buffer in learner.named_buffers()}
     own_steps, python, array, cpu = learner.steps, random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-
-    def restore() -> None:
-        # A module of the user's may store things in its buffers even in eval mode: no task may see another's.
-        for module, name, buffer, before in buffers:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
-            if getattr(module, name) is not buffer:  # `self.n = self.n + 1` makes a new one
-                setattr(module, name, buffer)
 
     learner.eval()
     if steps is not None:
         learner.steps = steps
     try:
         with torch.no_grad():
-            yield restore
+            yield buffers
     finally:
-        restore()
+        for module, name, buffer in held:
+            setattr(module, name, buffer)  # `self.n = self.n + 1` makes a new one
+        _put_back(learner, buffers)
         learner.steps = own_steps
         for module, mode in modes.items():
             module.training = mode

@@ -41,7 +41,7 @@ def load(folder: Path, device: str | None = None) -> Run:
     config, settings = read_config(folder)
     config["device"] = usable(device or config["device"])
     test = build.sources(settings, ("test",), config["device"])["test"]
-    learner = build.learner(settings, build.channels(test)).to(config["device"])
+    learner = build.learner(settings, build.inputs(test)).to(config["device"])
     load_weights(folder / "weights.safetensors", learner)
     return Run(folder, config, settings, learner.eval(), test)
 
@@ -70,7 +70,8 @@ def judge(
         train_seconds: how long the training took; given by `train`, which has result.json written.
 
     Returns:
-        The result: `score` (0 to 1 for accuracy), `interval` (half-width, 95 %), `tasks`, and the protocol.
+        The result: `score` (0 to 1 for accuracy), `interval` (half-width, 95 %), `tasks`, and the protocol; after
+        training, and for regression wherever no steps are given, also `by_steps`.
 
     Raises:
         MapstoError: the folder holds no finished run, or its model or data can't do such tasks.
@@ -109,12 +110,15 @@ def judge(
         "mapsto": mapsto.__version__,
         "torch": torch.__version__,
         "device": run.config["device"],
+        "threads": torch.get_num_threads(),
     }
+    regression = settings.metric == "mse"
+    if scores.steps is not None and steps is None and (regression or train_seconds is not None):
+        costly = set() if regression or scores.steps >= 5 else {5, 10}
+        by_steps = sorted({0, 1, 3, 5, 10, scores.steps} - costly)
+        few = total if regression else min(total, 200)
+        result["by_steps"] = {str(k): [s.mean, s.interval] for k in by_steps for s in [judged(k, few)]}
     if train_seconds is not None:
-        if scores.steps is not None:
-            by_steps = sorted({0, 1, 3, 5, 10, scores.steps} - ({5, 10} if scores.steps < 5 else set()))
-            few = total if settings.metric == "mse" else min(total, 200)
-            result["by_steps"] = {str(k): [s.mean, s.interval] for k in by_steps for s in [judged(k, few)]}
         result["train_seconds"] = round(train_seconds, 1)
         result["cpus"] = os.cpu_count()
         write_json(folder / "result.json", result)
@@ -151,7 +155,7 @@ def check_tasks(settings: Settings, learner: MetaLearner, way: Range | None, ste
     if settings.metric == "accuracy":
         at_least("way", way, 2)
     trained = settings.train.way
-    if way not in (None, trained) and settings.algorithm not in build.HEADLESS:
+    if way not in (None, trained) and not learner.headless:
         raise MapstoError(
             f"{settings.algorithm} has a head of one size: trained on {trained}-way tasks, it can't do {way}-way ones"
         )

@@ -37,7 +37,7 @@ def write_report(folder: Path) -> None:
     ]
     if "by_steps" in result:
         scores = {int(k): (v[0], v[1]) for k, v in result["by_steps"].items()}
-        trained = int(run.settings.options["steps"])
+        trained = int(run.learner.steps or 0)
         text = "The score after each number of inner steps; the mark is the number trained with."
         sections.append(("Score against inner steps", text, plots.score_by_steps(scores, result["metric"], trained)))
     waves = isinstance(run.test, Sinusoid)

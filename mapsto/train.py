@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from mapsto.episode import Episode, Episodes, Source, count
+from mapsto.capture import CannotRecord
+from mapsto.episode import Episodes, Source
 from mapsto.errors import MapstoError
-from mapsto.learner import How, MetaLearner, vmaps
+from mapsto.learner import MetaLearner
+from mapsto.meta_gradient import TrainHow, backward, records
 
 
 class Diverged(MapstoError):
@@ -28,7 +30,7 @@ def fit(
     start: int = 0,
     schedule: LRScheduler | None = None,
     clip: float | None = None,
-    how: How = "auto",
+    how: TrainHow = "auto",
     chunk: int | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> list[float]:
@@ -44,7 +46,7 @@ def fit(
         start: the meta-steps done before, as after a resume; a source goes on at its place.
         schedule: stepped once a meta-step.
         clip: the largest norm of the whole meta-gradient.
-        how: as in `over_tasks`. In the loop each task's graph is freed before the next is built.
+        how: as in `mapsto.meta_gradient.backward`; "auto" also records the step where so many steps pay for that.
         chunk: with vmap, at most so many tasks at once.
         on_step: called as `on_step(step, loss)` after meta-step `step` (1 to `steps`).
 
@@ -57,13 +59,22 @@ def fit(
     """
     supply = _from(episodes, batch, start)
     losses: list[float] = []
+    way: TrainHow | None = None if how == "auto" else how
     learner.train()
     for step in range(start + 1, steps + 1):
         tasks = next(supply, None)
         if tasks is None:
             raise MapstoError(f"the episodes ended after {step - 1} of {steps} steps: pass more, or fewer steps")
+        learner.at_step(step - 1)
         optimizer.zero_grad()
-        loss = backward(learner, tasks, how=how, chunk=chunk)
+        way = way or ("captured" if records(learner, tasks, steps) else "auto")
+        try:
+            loss = backward(learner, tasks, way, chunk)
+        except CannotRecord:
+            if how != "auto":
+                raise
+            way = "auto"
+            loss = backward(learner, tasks, way, chunk)
         held = [p for p in learner.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
         if not (loss.isfinite() and norm.isfinite()):
@@ -77,25 +88,6 @@ def fit(
         if on_step is not None:
             on_step(step, losses[-1])
     return losses
-
-
-def backward(learner: MetaLearner, tasks: Episodes, how: How = "auto", chunk: int | None = None) -> Tensor:
-    """Add the gradient of the mean loss over tasks to `.grad`, holding one task's (or chunk's) graph at a time."""
-    number = count(tasks)
-    at_once = chunk or number if vmaps(learner, tasks, how) else 1
-    total = torch.zeros(())
-    for first in range(0, number, at_once):
-        part = _part(tasks, first, first + at_once)
-        loss = learner(part, how=how) * (count(part) / number)
-        loss.backward()
-        total = total.to(loss.device) + loss.detach()
-    return total
-
-
-def _part(tasks: Episodes, first: int, end: int) -> Episodes:
-    if isinstance(tasks, Episode):
-        return tree_map(lambda leaf: leaf[first:end], tasks)
-    return tasks[first:end]
 
 
 def _from(episodes: Source | Iterable[Episodes], batch: int, start: int) -> Iterator[Episodes]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,36 @@ def judged(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict:
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     out, err = capsys.readouterr()
-    assert [line.split()[0] for line in out.splitlines()] == list(RECIPES) and err == ""
+    lines = out.splitlines()
+    names = [line.split()[0] for line in lines if re.match(r"  \S+/\S+way|  \S+/sinusoid", line)]
+    assert sorted(names) == sorted(RECIPES) and len(names) == len(RECIPES) and err == ""
+    assert max(map(len, lines)) <= 100
+    for name, entry in RECIPES.items():
+        assert f"\n{name.split('/')[0]} (" in out and f"{entry.origin.link}\n" in out
+    row = next(line for line in lines if line.startswith("  protonet/omniglot-5way-1shot"))
+    assert row.split("  ")[-1] == "98.70 ± 0.15 %" and " 98.8 % " in row
+
+
+def test_list_some(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "maml"]) == 0
+    out = capsys.readouterr().out
+    assert "maml/sinusoid" in out and "600 test tasks" in out and "8,000 meta-steps" in out
+    assert "fomaml" not in out and "protonet" not in out and max(map(len, out.splitlines())) <= 100
+    assert cli.main(["list", "glyphs"]) == 0
+    out = capsys.readouterr().out
+    assert "maml/glyphs-5way-1shot" in out and "protonet/glyphs-5way-1shot" in out and "omniglot" not in out
+    assert "nearest are maml" in complaint(["list", "mmal"], capsys)
+
+
+def test_list_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "protonet", "--json"]) == 0
+    out = capsys.readouterr().out
+    entries = {entry["recipe"]: entry for entry in json.loads(out)}
+    assert out.count("\n") == 1 and set(entries) == {name for name in RECIPES if name.startswith("protonet/")}
+    entry = entries["protonet/omniglot-5way-1shot"]
+    assert entry["family"] == "metric-based" and entry["paper"] == "98.8 %"
+    assert entry["origin"]["link"] == "https://arxiv.org/abs/1703.05175" and entry["settings"]["train"]["way"] == 60
+    assert [result["way"] for result in entry["measured"]] == [5, 20]
 
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +97,9 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: mapsto" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [["train"], ["train", "maml/sinusoid"], ["evaluate"], ["report"], ["data"]])
+@pytest.mark.parametrize(
+    "command", [["train"], ["train", "maml/sinusoid"], ["evaluate"], ["report"], ["data"], ["list"]]
+)
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main([*command, "--help"])

@@ -32,11 +32,11 @@ def test_law(path: Path) -> None:
     used, (top, *rest) = imports(path), path.relative_to(ROOT / "mapsto").with_suffix("").parts
     if top == "algorithms" and len(rest) > 1:
         family = f"mapsto.algorithms.{rest[0]}"
-        allowed = ("mapsto.episode", "mapsto.learner", "mapsto.losses", "mapsto.errors", family)
+        allowed = ("mapsto.episode", "mapsto.applied", "mapsto.learner", "mapsto.losses", "mapsto.errors", family)
         assert not {name for name in used if not within(name, *allowed)}
     if top in ("models", "data", "rl"):
         assert not {name for name in used if within(name, "mapsto.algorithms")}
-    if top in ("train", "evaluate", "learner", "episode", "losses", "metrics", "errors"):
+    if top in ("train", "evaluate", "learner", "axis", "applied", "episode", "losses", "metrics", "errors", "capture"):
         above = ("algorithms", "models", "data", "build", "recipes", "run", "finished", "checkpoint")
         assert not {name for name in used if within(name, *(f"mapsto.{name}" for name in above))}
     assert not {name for name in used if within(name, "mapsto.cli")}

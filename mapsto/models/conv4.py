@@ -2,9 +2,31 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from mapsto.models.fused import conv2d, native
 from mapsto.models.norm import BatchNorm, Stats
+
+
+class ConvBlock(nn.Module):
+    """3x3 convolution, batch norm and ReLU, then 2x2 max-pooling or, with `down="stride"`, a stride of 2 before.
+
+    The convolution has no bias: batch norm would subtract it again.
+    """
+
+    def __init__(self, channels: int, filters: int, down: Literal["pool", "stride"], stats: Stats, fused: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, filters, 3, 1 if down == "pool" else 2, padding=1, bias=False)
+        self.conv = self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what is fast
+        self.norm = BatchNorm(filters, stats, fused=fused)
+        self.pool, self.fused = down == "pool", fused
+        self.stride = (1, 1) if self.pool else (2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[n, channels, h, w]` to `[n, filters, h / 2, w / 2]` (pooling rounds down, a stride up)."""
+        x = conv2d(x, self.conv.weight, self.stride, (1, 1)) if self.fused and native(x) else self.conv(x)
+        return self.norm(x, activate=True, pool=self.pool)
 
 
 class Conv4(nn.Module):
@@ -18,6 +40,7 @@ class Conv4(nn.Module):
             "stride", strided convolutions and a mean over the last map (MAML's Omniglot network).
         stats: where batch norm takes its statistics from (`mapsto.models.BatchNorm`).
         size: height and width of the square images; it sets the head's inputs.
+        fused: on a CPU, kernels of ours (`mapsto.models.fused`); False takes torch's own, for comparison.
     """
 
     def __init__(
@@ -28,18 +51,16 @@ class Conv4(nn.Module):
         down: Literal["pool", "stride"] = "pool",
         stats: Stats = "transductive",
         size: int = 28,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         if down not in ("pool", "stride"):
             raise ValueError(f"down={down!r} is neither 'pool' nor 'stride'")
         if down == "pool" and size < 16:
             raise ValueError(f"four poolings leave nothing of {size}x{size} images: use down='stride' or larger images")
-        self.body = nn.Sequential()
-        for block in range(4):
-            convolution = nn.Conv2d(filters if block else channels, filters, 3, 1 if down == "pool" else 2, padding=1)
-            self.body.append(nn.Sequential(convolution, BatchNorm(filters, stats), nn.ReLU()))
-            if down == "pool":
-                self.body.append(nn.MaxPool2d(2))
+        self.body = nn.Sequential(
+            *(ConvBlock(filters if block else channels, filters, down, stats, fused) for block in range(4))
+        )
         self.features = filters * (size // 16) ** 2 if down == "pool" else filters
         self.down = down
         self.head = nn.Linear(self.features, outputs) if outputs else nn.Identity()

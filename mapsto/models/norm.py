@@ -4,9 +4,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
+from torch.nn.functional import batch_norm, max_pool2d, relu
 
-from mapsto.learner import TaskNorm, support_rows, vmapped
+from mapsto.applied import TaskNorm, support_rows, vmapped
+from mapsto.models.fused import native, norm_relu_pool
 
 Stats = Literal["transductive", "support", "running"]
 
@@ -26,6 +27,7 @@ class BatchNorm(TaskNorm):
         stats: the mode.
         affine: learn a scale and a shift.
         momentum: of the running averages.
+        fused: on a CPU, take kernels of ours (`mapsto.models.fused`) for images; False takes torch's own.
     """
 
     mean: Tensor
@@ -38,30 +40,39 @@ class BatchNorm(TaskNorm):
         affine: bool = True,
         eps: float = 1e-5,
         momentum: float = 0.1,
+        fused: bool = True,
     ) -> None:
         super().__init__()
         if stats not in ("transductive", "support", "running"):
             raise ValueError(f"stats={stats!r} is none of 'transductive', 'support' and 'running'")
-        self.stats, self.eps, self.momentum = stats, eps, momentum
+        self.stats, self.eps, self.momentum, self.fused = stats, eps, momentum, fused
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
         if stats == "running":
             self.register_buffer("mean", torch.zeros(channels))
             self.register_buffer("var", torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise `[n, channels, ...]`."""
+    def forward(self, x: Tensor, activate: bool = False, pool: bool = False) -> Tensor:
+        """Normalise `[n, channels, ...]`; then ReLU, then 2x2 max-pooling, where asked for."""
         if self.stats == "running" and not self.training:
-            return self._scaled(x, self.mean, self.var)
+            return _finish(self._scaled(x, self.mean, self.var), activate, pool)
         rows = support_rows() if self.stats == "support" else None
+        if rows is None and self.fused and native(x) and x.shape[1] > 1:
+            y, mean, var = norm_relu_pool(x, self.weight, self.bias, self.eps, activate, pool)
+            if self.stats == "running":
+                size = x.numel() / x.shape[1]
+                self.mean.lerp_(mean, self.momentum)
+                self.var.lerp_(var * (size / (size - 1)), self.momentum)
+            return y
         if rows is None and not vmapped():
-            # The fused kernel: the same numbers, and outside vmap the same derivatives.
+            # The kernel: the same numbers, and outside vmap the same derivatives.
             averages = (self.mean, self.var) if self.stats == "running" else (None, None)
-            return batch_norm(x, *averages, self.weight, self.bias, True, self.momentum, self.eps)
+            x = batch_norm(x, *averages, self.weight, self.bias, True, self.momentum, self.eps)
+            return _finish(x, activate, pool)
         source = x if rows is None else x[:rows]
         axes = [axis for axis in range(x.ndim) if axis != 1]
         var, mean = torch.var_mean(source, axes, correction=0)
-        return self._scaled(x, mean, var)
+        return _finish(self._scaled(x, mean, var), activate, pool)
 
     def _scaled(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         shape = [1, -1] + [1] * (x.ndim - 2)
@@ -73,3 +84,8 @@ class BatchNorm(TaskNorm):
 
     def extra_repr(self) -> str:
         return f"stats={self.stats!r}, affine={self.weight is not None}, eps={self.eps}"
+
+
+def _finish(x: Tensor, activate: bool, pool: bool) -> Tensor:
+    x = relu(x) if activate else x
+    return max_pool2d(x, 2) if pool else x

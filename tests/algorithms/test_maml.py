@@ -151,6 +151,15 @@ def test_unknown_part() -> None:
         MAML(MLP(6, 3), adapts=("classifier.",))
 
 
+def test_a_part_is_one_name_not_its_letters(make_episodes: Maker) -> None:
+    # pitfall: "head." taken for the five prefixes h, e, a, d and .
+    (one,) = unstack(make_episodes(tasks=1))
+    as_text, as_tuple = (MAML(MLP(6, 3, (8,)).double(), adapts=parts) for parts in ("head.", ("head.",)))
+    as_tuple.load_state_dict(as_text.state_dict())
+    fast, same = (learner.adapt(one.support).params for learner in (as_text, as_tuple))
+    assert list(fast) == ["head.weight", "head.bias"] and all(fast[n].equal(same[n]) for n in fast)
+
+
 def test_everything_frozen() -> None:
     with pytest.raises(ValueError, match="unfrozen"):
         MAML(MLP(6, 3).requires_grad_(False))

@@ -10,9 +10,12 @@ from conftest import Maker
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapsto import Episode, Examples, evaluate
-from mapsto.algorithms import SGD, Adam, Reptile
+from mapsto import Episode, Examples, check, evaluate, fit
+from mapsto.algorithms.optimization.optimizers import SGD, Adam, CoordinateRates, RMSProp
+from mapsto.algorithms.optimization.reptile import Reptile
+from mapsto.data import Sinusoid
 from mapsto.episode import unstack
+from mapsto.losses import mse
 from mapsto.models import MLP, BatchNorm
 
 
@@ -69,16 +72,19 @@ def test_a_meta_step_of_sgd_moves_towards_phi(make_episodes: Maker) -> None:
     )
 
 
-@pytest.mark.parametrize("batch", [2, 4, 6, 100])
-def test_minibatches_cycle_through_one_order(batch: int, make_episodes: Maker) -> None:
+@pytest.mark.parametrize("batch", [2, 4, 5, 6, 100])
+def test_minibatches_are_cut_from_shuffled_passes(batch: int, make_episodes: Maker) -> None:
     model, episodes = model_of(), make_episodes(tasks=1)  # 6 support examples
     (one,) = unstack(episodes)
-    learner = Reptile(model, 0.01, 5, batch=batch)
+    learner = Reptile(model, 0.01, 7, batch=batch)
     parts = list(learner._minibatches(one.support))
-    sizes = {2: [2, 2, 2, 2, 2], 4: [4, 2, 4, 2, 4], 6: [6] * 5, 100: [6] * 5}[batch]
-    assert [len(x) for x, _ in parts] == sizes
-    epoch = torch.cat([x for x, _ in parts[: -(-6 // batch)]])
-    assert sorted(map(tuple, epoch.tolist())) == sorted(map(tuple, one.support.x.tolist()))
+    assert [len(x) for x, _ in parts] == [min(batch, 6)] * 7
+    stream = [tuple(row) for x, _ in parts for row in x.tolist()]
+    passes = [stream[i : i + 6] for i in range(0, len(stream) - 5, 6)]
+    rows = sorted(map(tuple, one.support.x.tolist()))
+    assert all(sorted(each) == rows for each in passes) and all(each != passes[0] for each in passes[1:])
+    labels = dict(zip(map(tuple, one.support.x.tolist()), one.support.y.tolist(), strict=True))
+    assert all(labels[tuple(x)] == y for part in parts for x, y in zip(part.x.tolist(), part.y.tolist(), strict=True))
     twin = copy.deepcopy(model)
     phi = trained(twin, torch.optim.Adam(twin.parameters(), lr=0.01, betas=(0.0, 0.999)), parts)
     close(learner.adapt(one.support).params, phi)
@@ -87,6 +93,48 @@ def test_minibatches_cycle_through_one_order(batch: int, make_episodes: Maker) -
     # Nor does a task's order depend on the tasks beside it: under vmap, torch.randperm draws one for each.
     many = make_episodes(tasks=4)
     close(grads(learner, many, "loop"), grads(learner, many, "vmap"))
+
+
+def test_another_minibatch_at_test(make_episodes: Maker) -> None:
+    (one,) = unstack(make_episodes(tasks=1))
+    learner = Reptile(model_of(), steps=3, batch=4, test_batch=2)
+    sizes = [[len(x) for x, _ in learner.train(mode)._minibatches(one.support)] for mode in (True, False)]
+    assert sizes == [[4, 4, 4], [2, 2, 2]]
+    learner.steps = 0
+    assert all(phi.equal(dict(learner.model.named_parameters())[n]) for n, phi in learner.adapt(one.support)[0].items())
+
+
+# ------------------------------------------------------------------------------------------------ the authors' loop
+
+INNER = {
+    "adam": (lambda: Adam(0.01, (0.0, 0.999)), lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.0, 0.999))),
+    "rmsprop": (lambda: RMSProp(0.01), lambda p: torch.optim.RMSprop(p, lr=0.01)),
+    "momentum": (lambda: SGD(0.1, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
+    "sgd": (lambda: SGD(0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+}
+
+
+@pytest.mark.parametrize("meta_batch", [1, 3], ids=["serial", "batched"])
+@pytest.mark.parametrize("inner", INNER)
+def test_training_is_the_authors_loop(inner: str, meta_batch: int, make_episodes: Maker) -> None:
+    # Old variables, one inner optimizer for all tasks, the mean of the new variables, a step of 1 -> 0 towards it.
+    ours, theirs = INNER[inner]
+    supply = [make_episodes(tasks=meta_batch, seed=seed) for seed in range(4)]
+    learner = Reptile(model_of(), steps=3, batch=4, optimizer=ours(), carry=inner != "sgd")
+    twin = copy.deepcopy(learner.model)
+    variables, optimizer = dict(twin.named_parameters()), theirs(twin.parameters())
+    for i, episodes in enumerate(supply):
+        old = {n: p.detach().clone() for n, p in variables.items()}
+        new = []
+        for one in unstack(episodes):
+            new.append(trained(twin, optimizer, list(learner._minibatches(one.support))))
+            twin.load_state_dict(old)
+        step = 1 - i / len(supply)
+        twin.load_state_dict({n: p + step * (sum(each[n] for each in new) / meta_batch - p) for n, p in old.items()})
+    meta = torch.optim.SGD(learner.parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(meta, lambda i: 1 - i / len(supply))
+    fit(learner, supply, meta, steps=len(supply), schedule=schedule)
+    close({n: p.detach() for n, p in learner.model.named_parameters()}, {n: p.detach() for n, p in variables.items()})
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.9])
@@ -164,9 +212,30 @@ def test_frozen_parameters_stay(make_episodes: Maker) -> None:
     assert set(grads(learner, make_episodes())) == {"head.weight", "head.bias"}
 
 
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="plain SGD has none"):
+        Reptile(model_of(), optimizer=SGD(0.1), carry=True)
+    with pytest.raises(ValueError, match="CoordinateRates has parameters"):
+        Reptile(model_of(), optimizer=CoordinateRates(dict(model_of().named_parameters()), 0.1))
+
+
 def test_plain_gradient_descent_inside(make_episodes: Maker) -> None:
     model, episodes = model_of(), make_episodes(tasks=1)
     twin = copy.deepcopy(model)
     phi = trained(twin, torch.optim.SGD(twin.parameters(), lr=0.1), [unstack(episodes)[0].support] * 3)
     theta = {n: p.detach().clone() for n, p in model.named_parameters()}
     close(grads(Reptile(model, steps=3, optimizer=SGD(0.1)), episodes), {n: theta[n] - phi[n] for n in theta})
+
+
+@pytest.mark.parametrize("inner", ["adam", "rmsprop", "sgd"])
+def test_regression_passes_the_contract(inner: str) -> None:
+    tasks = Sinusoid(shot=10, query=10).batch(0, 8)
+    optimizer = {"adam": None, "rmsprop": RMSProp(0.01), "sgd": SGD(0.02)}[inner]
+    learner = Reptile(MLP(1, 1, (20, 20)), 0.02, 8, batch=5, optimizer=optimizer, criterion=mse)
+    found = check(learner, tasks, ordered=True, train_steps=40, lr=2e-2)
+    assert found["learns"].startswith("holds") and found["loop equals vmap"] == "holds"
+
+
+def test_minibatches_pass_the_contract() -> None:
+    found = check(Reptile(MLP(8, 5, (16,)), 0.02, 8, batch=5, test_batch=3), ordered=True, train_steps=20)
+    assert found["learns"].startswith("holds") and found["loop equals vmap"] == "holds"

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from mapsto import evaluate
 from mapsto.algorithms import MAML, ProtoNet
+from mapsto.applied import call, norm_of
 from mapsto.episode import unstack
-from mapsto.learner import call, norm_of
 from mapsto.models import BatchNorm, Conv4
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mapsto.algorithms.metric.distances import cosine, squared_euclidean
+from mapsto.applied import call, norm_of
 from mapsto.episode import Episode, Examples, Tree
-from mapsto.learner import MetaLearner, call, norm_of
+from mapsto.learner import MetaLearner
 from mapsto.losses import cross_entropy
 
 
@@ -39,6 +40,8 @@ class ProtoNet(MetaLearner):
         temperature: divides the logits. Cosine similarities lie in [-1, 1], so they want a small one (0.1).
         criterion: `(logits, y) -> scalar`.
     """
+
+    headless = True
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The inner loop's parts: a differentiable optimizer, the inner gradient, the choice of what adapts."""
+"""The inner loop and its parts: the contract of its optimizers, the inner gradient, the choice of what adapts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -7,108 +7,126 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mapsto.learner import vmapped
+from mapsto.algorithms.optimization.recompute import recomputed
+from mapsto.applied import vmapped
 
 Params = dict[str, Tensor]
 
 
 class InnerOptimizer(nn.Module, ABC):
-    """One differentiable step, and the state to begin with. Its own parameters, if any, are meta-learned."""
+    """One differentiable step, and the state to begin with. Its own parameters, if any, are meta-learned.
+
+    Within a learner one object serves every task, so what belongs to a task goes into the state, never onto the module.
+    """
 
     @abstractmethod
     def init(self, params: Params) -> Any:
         """The state before the first step."""
 
     @abstractmethod
-    def step(self, params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
-        """The parameters and the state after one step; nothing is changed in place."""
+    def step(self, params: Params, grads: Params, state: Any, loss: Tensor) -> tuple[Params, Any]:
+        """One step; nothing is changed in place.
+
+        Args:
+            params: where the step begins, by name.
+            grads: the gradient there, by the same names.
+            state: that of the step before, or `init`'s.
+            loss: the scalar loss there, which learned optimizers may read.
+
+        Returns:
+            The parameters after the step, and the state to pass to the next.
+        """
 
 
-class SGD(InnerOptimizer):
-    """Gradient descent, with momentum where asked for; equal to `torch.optim.SGD` (dampening 0)."""
+def trainable(model: nn.Module, prefixes: str | Sequence[str] = "") -> Params:
+    """The model's unfrozen parameters whose names begin so; a shared one is there once.
 
-    def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
-        super().__init__()
-        if nesterov and not momentum:
-            raise ValueError("nesterov wants a momentum above 0")
-        self.lr, self.momentum, self.nesterov = lr, momentum, nesterov
-
-    def init(self, params: Params) -> Params | None:
-        return {name: torch.zeros_like(p) for name, p in params.items()} if self.momentum else None
-
-    def step(self, params: Params, grads: Params, state: Params | None) -> tuple[Params, Params | None]:
-        if state is not None:
-            state = {name: self.momentum * v + grads[name] for name, v in state.items()}
-            grads = {n: g + self.momentum * state[n] for n, g in grads.items()} if self.nesterov else state
-        return {name: p - self.lr * grads[name] for name, p in params.items()}, state
-
-
-class Adam(InnerOptimizer):
-    """Kingma & Ba 2015, equal to `torch.optim.Adam`. The state is (first moments, second moments, step count)."""
-
-    def __init__(self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
-        super().__init__()
-        self.lr, self.betas, self.eps = lr, betas, eps
-
-    def init(self, params: Params) -> tuple[Params, Params, Tensor]:
-        zeros = {name: torch.zeros_like(p) for name, p in params.items()}
-        first = next(iter(params.values()))
-        return zeros, dict(zeros), torch.zeros((), dtype=first.dtype, device=first.device)
-
-    def step(self, params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
-        (b1, b2), (m, v, t) = self.betas, state
-        t = t + 1
-        m = {name: b1 * m[name] + (1 - b1) * g for name, g in grads.items()}
-        v = {name: b2 * v[name] + (1 - b2) * g * g for name, g in grads.items()}
-        rate, root = self.lr / (1 - b1**t), (1 - b2**t) ** 0.5
-        # The square root has no derivative at 0, where a dead unit's second moment stays: 0 / eps is right there.
-        safe = {name: torch.where(s > 0, s, 1).sqrt() * (s > 0) for name, s in v.items()}
-        return {name: p - rate * m[name] / (safe[name] / root + self.eps) for name, p in params.items()}, (m, v, t)
-
-
-def trainable(model: nn.Module, prefixes: Sequence[str] = ("",)) -> Params:
-    """The model's unfrozen parameters whose names begin with one of the prefixes; a shared one is there once.
+    Args:
+        model: any module.
+        prefixes: the beginning of the names, or several; "" takes all.
 
     Raises:
         ValueError: there are none.
     """
-    chosen: Params = {
-        name: p for name, p in model.named_parameters() if p.requires_grad and name.startswith(tuple(prefixes))
-    }
+    beginnings = prefixes if isinstance(prefixes, str) else tuple(prefixes)
+    chosen: Params = {n: p for n, p in model.named_parameters() if p.requires_grad and n.startswith(beginnings)}
     if not chosen:
         names = ", ".join(name for name, _ in model.named_parameters()) or "none at all"
-        raise ValueError(f"no unfrozen parameter begins with any of {tuple(prefixes)}; the model's parameters: {names}")
+        raise ValueError(f"no unfrozen parameter begins with {beginnings!r}; the model's parameters: {names}")
     return chosen
 
 
-def gradients(loss: Callable[[Params], Tensor], params: Params, differentiable: bool) -> Params:
-    """The gradient of `loss` at `params`.
+def unroll(
+    loss: Callable[[Params], Tensor],
+    params: Params,
+    optimizer: InnerOptimizer,
+    steps: int,
+    differentiable: bool = True,
+    recompute: Sequence[Tensor] | None = None,
+) -> Params:
+    """The parameters after some steps of an inner optimizer; the model and `params` stay as they are.
 
     Args:
         loss: scalar function of the parameters.
-        params: where to take it.
-        differentiable: keep the graph, so that the gradient can itself be differentiated (second order). Otherwise the
-            result is a constant, and memory does not grow with the number of steps.
+        params: where to begin, by name; `trainable(model)` are the model's own.
+        optimizer: takes the steps.
+        steps: how many.
+        differentiable: let meta-gradients flow through the inner gradients (second order), as in `gradients`.
+        recompute: keep no step's graph but compute it again in the backward pass, so that memory hardly grows with the
+            steps; these are then the tensors besides `params` that want a meta-gradient. Not within vmap.
+
+    Returns:
+        The parameters after the last step, by the same names. They are differentiable with respect to `params`, to the
+        optimizer's own parameters and, of second order, to whatever else the loss depends on.
+    """
+
+    def step(params: Params, state: Any) -> tuple[Params, Any]:
+        grads, value = gradients(loss, params, differentiable)
+        return optimizer.step(params, grads, state, value)
+
+    again = recompute is not None and differentiable and torch.is_grad_enabled() and not vmapped()
+    state = optimizer.init(params)
+    for _ in range(steps):
+        params, state = recomputed(step, (params, state), recompute or ()) if again else step(params, state)
+    return params
+
+
+def gradients(loss: Callable[[Params], Tensor], params: Params, differentiable: bool) -> tuple[Params, Tensor]:
+    """The gradient of `loss` at `params`, and its value there.
+
+    Args:
+        loss: scalar function of the parameters.
+        params: where to take it. Each counts as a variable of its own, also where one was computed from another.
+        differentiable: keep the graph, so that both can themselves be differentiated (second order). Otherwise, and
+            wherever gradients are disabled, both are constants, and memory does not grow with the number of steps.
+
+    Returns:
+        The gradient by the parameters' names, and the loss, a scalar.
 
     Raises:
         ValueError: the loss does not depend on one of the parameters, so it would never adapt.
     """
+    differentiable = differentiable and torch.is_grad_enabled()
     if vmapped():  # where torch.autograd.grad can't go
 
         def checked(at: Params) -> Tensor:
             value = loss(at)
-            _refuse(_unused(value, at))  # torch.func.grad would call their gradient zero
+            _refuse(_unused(value, at))  # torch.func would call their gradient zero
             return value
 
         if differentiable:
-            return torch.func.grad(checked)(params)
+            return torch.func.grad_and_value(checked)(params)
         with torch.no_grad():
-            return torch.func.grad(checked)({name: p.detach() for name, p in params.items()})
+            return torch.func.grad_and_value(checked)({name: p.detach() for name, p in params.items()})
     with torch.enable_grad():
-        at = params if differentiable else {name: p.detach().requires_grad_() for name, p in params.items()}
-        grads = torch.autograd.grad(loss(at), list(at.values()), create_graph=differentiable, allow_unused=True)
+        at = {
+            name: p.view_as(p) if differentiable and p.requires_grad else p.detach().requires_grad_()
+            for name, p in params.items()
+        }
+        value = loss(at)
+        grads = torch.autograd.grad(value, list(at.values()), create_graph=differentiable, allow_unused=True)
     _refuse([name for name, grad in zip(at, grads, strict=True) if grad is None])
-    return dict(zip(at, grads, strict=True))
+    return dict(zip(at, grads, strict=True)), value if differentiable else value.detach()
 
 
 def _unused(value: Tensor, params: Params) -> list[str]:

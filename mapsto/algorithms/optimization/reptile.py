@@ -3,13 +3,14 @@
 A. Nichol, J. Achiam, J. Schulman. On First-Order Meta-Learning Algorithms. 2018. https://arxiv.org/abs/1803.02999.
 Reference implementation: https://github.com/openai/supervised-reptile (TensorFlow 1).
 
-What differs. Minibatches cycle through one fixed random order of the support set instead of a fresh one, so that
-adaptation is a pure function of the task. Without transduction the reference normalises each query together with the
-support set; here `stats="support"` norms use the support set alone.
+What differs. The random order of each pass over the support set comes from a fixed seed, so that adaptation is a pure
+function of the task. Without transduction the reference normalises each query together with the support set; here
+`stats="support"` norms use the support set alone. Its loss is a sum over the minibatch: a rate of its plain gradient
+descent (not of Adam) is larger here by the minibatch's size.
 """
 
-from collections.abc import Callable
-from itertools import chain, islice, repeat
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mapsto.algorithms.optimization.inner import Adam, InnerOptimizer, Params, gradients, trainable
+from mapsto.algorithms.optimization.inner import InnerOptimizer, Params, gradients, trainable
+from mapsto.algorithms.optimization.optimizers import Adam
+from mapsto.applied import call
 from mapsto.episode import Episode, Examples, Tree
-from mapsto.learner import MetaLearner, call
+from mapsto.learner import MetaLearner
 from mapsto.losses import cross_entropy
 
 
@@ -32,21 +35,26 @@ class Adapted(NamedTuple):
 
 
 class Reptile(MetaLearner):
-    """Move the initialisation towards the weights that training on a task reaches (Algorithm 2 of the paper).
+    """Move the initialisation towards the weights that training on a task reaches.
 
     The loss is half the squared distance of the initialisation to the adapted weights, which are held constant: its
-    gradient is theta - phi. With `torch.optim.SGD(lr=e)` the meta-step is the paper's theta += e (phi - theta).
-    The query set is not used in training.
+    gradient is theta - phi. With `torch.optim.SGD(lr=e)` the meta-step is the paper's theta += e (phi - theta): of
+    Algorithm 1 with one task a meta-step, of Algorithm 2 with several. The query set is not used in training.
 
     Args:
         model: any module of one argument.
         lr: inner learning rate (the paper's Adam; 1e-3 for 5-way Omniglot).
         steps: inner steps in training; the paper takes more of them at test (`evaluate(..., steps=50)`).
-        batch: examples in an inner minibatch; None takes the whole support set.
-        optimizer: takes the place of Adam with beta1 = 0, which the paper uses.
+        batch: examples in an inner minibatch, at most all; None takes the whole support set. As in the reference, each
+            pass over the set has an order of its own, and a minibatch may span two passes.
+        test_batch: the same in eval mode, where it is another (the paper: 10 in training, 5 at test).
+        optimizer: takes the place of Adam with beta1 = 0, which the paper uses. It has nothing to meta-learn.
         carry: the inner optimizer's state goes on from task to task in training and its meta-trained value begins
             every test task, as the authors' code does; tasks then go one after the other.
         criterion: the inner loss.
+
+    Raises:
+        ValueError: the optimizer has no state to carry, or it has parameters to be learned.
     """
 
     exact = False
@@ -58,45 +66,60 @@ class Reptile(MetaLearner):
         steps: int = 5,
         *,
         batch: int | None = None,
+        test_batch: int | None = None,
         optimizer: InnerOptimizer | None = None,
         carry: bool = False,
         criterion: Callable[[Tensor, Tree], Tensor] = cross_entropy,
     ) -> None:
         super().__init__()
-        self.model, self.steps, self.batch, self.carry = model, steps, batch, carry
+        self.model, self.steps, self.batch, self.test_batch = model, steps, batch, test_batch
         self.optimizer = optimizer or Adam(lr, betas=(0.0, 0.999))
+        if any(p.requires_grad for p in self.optimizer.parameters()):
+            raise ValueError(
+                f"{type(self.optimizer).__name__} has parameters that Reptile can't learn: freeze them "
+                "(requires_grad=False) or use MAML"
+            )
         self.criterion = criterion
-        self.sequential = carry
-        if carry:
-            leaves = tree_leaves(self.optimizer.init(trainable(model)))
-            self._leaves = len(leaves)
-            for i, leaf in enumerate(leaves):
-                self.register_buffer(f"state{i}", leaf.clone())  # a fresh state may hold one tensor twice
+        self.carry = self.sequential = carry
+        carried = _tensors(self.optimizer.init(trainable(model))) if carry else []
+        if carry and not carried:
+            raise ValueError("carry=True wants an inner optimizer with a state, such as Adam: plain SGD has none")
+        for i, leaf in enumerate(carried):
+            self.register_buffer(f"state{i}", leaf.clone())  # a fresh state may hold one tensor twice
 
     def _state(self, fast: Params) -> Any:
         state = self.optimizer.init(fast)
         if not self.carry:
             return state
-        carried = iter([self.get_buffer(f"state{i}").clone() for i in range(self._leaves)])
-        return tree_map(lambda _: next(carried), state)
+        carried = iter([self.get_buffer(f"state{i}").clone() for i in range(len(_tensors(state)))])
+        return tree_map(lambda leaf: next(carried) if isinstance(leaf, Tensor) else leaf, state)
 
     def adapt(self, support: Examples) -> Adapted:
         fast = {name: p.detach() for name, p in trainable(self.model).items()}
         state = self._state(fast)
         for x, y in self._minibatches(support):
-            grads = gradients(lambda params: self.criterion(call(self.model, params, x), y), fast, False)  # noqa: B023
+            grads, loss = gradients(
+                lambda params: self.criterion(call(self.model, params, x), y),  # noqa: B023
+                fast,
+                differentiable=False,
+            )
             with torch.no_grad():
-                fast, state = self.optimizer.step(fast, grads, state)
+                fast, state = self.optimizer.step(fast, grads, state, loss)
         return Adapted(fast, support.x, state)
 
-    def _minibatches(self, support: Examples) -> Any:
-        if self.batch is None:
-            return repeat(support, self.steps or 0)
+    def _minibatches(self, support: Examples) -> Iterable[Examples]:
+        steps = self.steps or 0
+        size = self.batch if self.training or self.test_batch is None else self.test_batch
+        if size is None:
+            return repeat(support, steps)
         x_leaf = tree_leaves(support.x)[0]
+        n, device = x_leaf.shape[0], x_leaf.device
+        size = min(size, n)
         # NumPy's, because within vmap torch.randperm would draw another order for each task, whatever its generator.
-        order = torch.from_numpy(np.random.default_rng(0).permutation(x_leaf.shape[0])).to(x_leaf.device)
-        parts = [tree_map(lambda leaf, i=i: leaf[i], support) for i in order.split(min(self.batch, len(order)))]
-        return islice(chain.from_iterable(repeat(parts)), self.steps or 0)
+        generator = np.random.default_rng(0)
+        passes = [torch.from_numpy(generator.permutation(n)) for _ in range(1 + steps * size // n)]
+        parts = torch.cat(passes).to(device).split(size)[:steps]
+        return (tree_map(lambda leaf: leaf[part], support) for part in parts)  # noqa: B023
 
     def predict(self, fast: Adapted, x: Tree) -> Tensor:
         return call(self.model, fast.params, x, fast.support_x)
@@ -104,7 +127,11 @@ class Reptile(MetaLearner):
     def loss(self, episode: Episode) -> Tensor:
         fast = self.adapt(episode.support)
         if self.carry and self.training:
-            for i, leaf in enumerate(tree_leaves(fast.state)):
+            for i, leaf in enumerate(_tensors(fast.state)):
                 self.get_buffer(f"state{i}").copy_(leaf)
         theta = trainable(self.model)
         return 0.5 * torch.stack([(theta[name] - phi).square().sum() for name, phi in fast.params.items()]).sum()
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]

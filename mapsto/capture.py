@@ -1,0 +1,179 @@
+"""One meta-step's loss and gradient as a flat list of kernels, without Python, autograd or vmap in between.
+
+Recorded once a shape of tasks (some seconds) by running the step on tensors without data, then replayed: small networks
+spend nearly all their time on calls, and half of those go away. Compiled, the kernels are fused as well.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.fx.graph import CodeGen
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from mapsto.episode import Episodes
+from mapsto.learner import MetaLearner
+
+aten = torch.ops.aten
+
+OFTEN = 5
+"""Recordings of one learner after which its settings are taken to change all the time."""
+
+_RECORDED: WeakKeyDictionary[MetaLearner, dict[Any, "Recording"]] = WeakKeyDictionary()
+
+
+class CannotRecord(ValueError):
+    """The step depends on the values of its tensors, or on other things that a recording would freeze."""
+
+
+class Recording:
+    """The step of one learner in its present settings, for tasks of one shape.
+
+    Args:
+        learner: in the mode and with the settings in which it is to be recorded.
+        tasks: many tasks of the shape wanted, or one.
+        how: "vmap" or "loop", how the tasks recorded go together.
+        compiled: fuse the kernels with torch's inductor (minutes once; its cache outlives the process).
+
+    Raises:
+        CannotRecord: the message names the reason that torch gives.
+    """
+
+    def __init__(self, learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) -> None:
+        from torch._inductor.decomposition import select_decomp_table
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        leaves, spec = tree_flatten(tasks)
+        names = [name for name, p in learner.named_parameters() if p.requires_grad]
+        rest = [name for name in _state(learner) if name not in set(names)]
+        self._names = names + rest
+        self._trained = len(names)
+        self._reached: list[bool] = []
+
+        def step(*tensors: Tensor) -> list[Tensor]:
+            params = [t.detach().requires_grad_() for t in tensors[: self._trained]]
+            state = dict(zip(self._names, [*params, *tensors[self._trained : len(self._names)]], strict=True))
+            episodes = tree_unflatten(list(tensors[len(self._names) :]), spec)
+            with torch.enable_grad():
+                loss = functional_call(learner, state, (episodes,), {"how": how})
+                grads = torch.autograd.grad(loss, params, allow_unused=True)
+            self._reached = [grad is not None for grad in grads]
+            return [loss.detach(), *(grad for grad in grads if grad is not None)]
+
+        inputs = self._inputs(learner, leaves)
+        state = torch.get_rng_state()
+        try:
+            graph = make_fx(
+                step, decomposition_table=select_decomp_table() if compiled else None, tracing_mode="fake"
+            )(*inputs)  # fmt: skip
+        except Exception as error:  # whatever the learner does that has no meaning without data
+            reason = str(error).partition("\n")[0]
+            raise CannotRecord(f"{type(learner).__name__}'s step can't be recorded: {reason}") from error
+        finally:
+            torch.set_rng_state(state)
+        graph.graph.set_codegen(CodeGen())
+        _shorten(graph)
+        self._run: Callable[..., Any] = _compiled(graph, inputs) if compiled else graph
+
+    def _inputs(self, learner: nn.Module, leaves: Iterable[Tensor]) -> list[Tensor]:
+        state = _state(learner)
+        return [*(state[name].detach() for name in self._names), *leaves]
+
+    def __call__(self, learner: MetaLearner, tasks: Episodes) -> tuple[Tensor, list[Tensor | None]]:
+        """The loss, and its gradient with respect to the learner's unfrozen parameters (None where there is none)."""
+        with torch.no_grad():
+            loss, *found = self._run(*self._inputs(learner, tree_flatten(tasks)[0]))
+        grads = iter(found)
+        return loss, [next(grads) if reached else None for reached in self._reached]
+
+
+def recorded(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) -> Recording:
+    """The recording that fits, made where there is none yet.
+
+    Raises:
+        CannotRecord: see `Recording`; also where the learner's settings change all the time.
+    """
+    leaves, spec = tree_flatten(tasks)
+    shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)
+    key = (shapes, spec, how, compiled, torch.is_autocast_enabled("cpu"), _settings(learner))
+    known = _RECORDED.setdefault(learner, {})
+    if key not in known:
+        if len(known) >= OFTEN:
+            raise CannotRecord(f"{type(learner).__name__}'s settings change from step to step")
+        known[key] = Recording(learner, tasks, how, compiled)
+    return known[key]
+
+
+def _state(learner: nn.Module) -> dict[str, Tensor]:
+    return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+
+
+_OWN = set(nn.Module().__dict__) - {"training"}
+_PLAIN = (bool, int, float, str, tuple, type(None), FunctionType)
+
+
+def _settings(learner: nn.Module) -> tuple:
+    """What a recording freezes: the modes, numbers and functions that the modules hold."""
+    found: list[Any] = []
+    for module in learner.modules():
+        found.append(id(module))
+        for name, value in module.__dict__.items():
+            if name not in _OWN:
+                found.append(value if isinstance(value, _PLAIN) else repr(value) if type(value) in (list, dict) else 0)
+        found.extend(p.requires_grad for p in module._parameters.values() if p is not None)
+    return tuple(found)
+
+
+def _shorten(module: fx.GraphModule) -> None:
+    """Take out what is there for autograd and vmap only: detaching, views that change nothing, factors of 1."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        if source is None:
+            continue
+        if node.target in _VIEWS and source.target in _VIEWS:
+            node.replace_input_with(source, source.args[0])
+            source = node.args[0]
+        same = node.target in _ALIASES and _layout(node) == _layout(source)
+        one = node.target in (aten.mul.Scalar, aten.pow.Tensor_Scalar) and node.args[1] == 1
+        if node.target is aten.detach.default or same or one:
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+        elif node.target in _SWAPS and source.target is node.target and set(node.args[1:]) == set(source.args[1:]):
+            node.replace_all_uses_with(source.args[0])
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    from torch._functorch.compile_utils import fx_graph_cse
+
+    module.graph = fx_graph_cse(graph)
+    module.recompile()
+
+
+_ALIASES = (
+    aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.permute.default, aten.slice.Tensor
+)  # fmt: skip
+_SWAPS = (aten.t.default, aten.transpose.int)
+_VIEWS = (aten.view.default, aten._unsafe_view.default)
+
+
+def _layout(node: fx.Node) -> Any:
+    value = node.meta["val"]
+    return value.shape, value.stride()
+
+
+def _compiled(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable:
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    logging.getLogger("mapsto").warning(
+        "compiling a graph of %d operations: up to some minutes the first time, seconds when it is in torch's cache",
+        len(graph.graph.nodes),
+    )
+    run = compile_fx_inner(graph, inputs)
+    return lambda *tensors: run(list(tensors))

@@ -1,0 +1,118 @@
+"""The meta-gradient of many tasks, by the fastest way that is right."""
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mapsto.axis import forks, vmaps
+from mapsto.capture import recorded
+from mapsto.episode import Episode, Episodes, count
+from mapsto.learner import MetaLearner
+from mapsto.processes import over_processes
+
+TrainHow = Literal["auto", "loop", "processes", "vmap", "captured", "compiled"]
+"""As `How` of `over_tasks`; and "captured", the step recorded once and replayed without Python or autograd in between;
+"compiled", the recording's kernels fused by torch's compiler (minutes once, then from its cache)."""
+
+WORTH = 1000
+"""Meta-steps from which "auto" records a small learner's step: it takes about as long as some hundred of them."""
+
+
+def backward(learner: MetaLearner, tasks: Episodes, how: TrainHow = "auto", chunk: int | None = None) -> Tensor:
+    """Add the gradient of the mean loss over tasks to `.grad`.
+
+    Few tasks' graphs are held at a time: one in the loop, one a process, `chunk` (or all) with vmap.
+
+    Args:
+        learner: whose `forward` is the loss.
+        tasks: many tasks.
+        how: "loop", "processes" (tasks shared out over a CPU's cores), "vmap", "captured", "compiled"; "auto" takes the
+            fastest of the first three that is right.
+        chunk: with vmap (also recorded), at most so many tasks at once.
+
+    Returns:
+        The mean loss, without a graph.
+
+    Raises:
+        ValueError: an explicit way that would be wrong or impossible; the message says why.
+    """
+    if how in ("captured", "compiled"):
+        return _replayed(learner, tasks, how == "compiled", chunk)
+    number = count(tasks)
+    if not vmaps(learner, tasks, how) and forks(learner, tasks, how):
+        singles = _parts(tasks, number, 1)
+        shares = over_processes(functools.partial(_gradient, learner), learner, singles)
+        return _added(learner, shares, number)
+    at_once = chunk or number if vmaps(learner, tasks, how) else 1
+    total = torch.zeros((), device=tree_leaves(tasks)[0].device)
+    for part in _parts(tasks, number, at_once):
+        loss = learner(part, how=how) * (count(part) / number)
+        loss.backward()
+        total = total + loss.detach()
+    return total
+
+
+def records(learner: MetaLearner, tasks: Episodes, steps: int) -> bool:
+    """Whether recording the step pays over so many meta-steps: on a CPU, for tasks so small that calls are the cost."""
+    return steps >= WORTH and tree_leaves(tasks)[0].device.type == "cpu" and vmaps(learner, tasks)
+
+
+Found = tuple[Tensor, Sequence[Tensor | None]]
+"""A loss and its gradient."""
+
+
+def _replayed(learner: MetaLearner, tasks: Episodes, compiled: bool, chunk: int | None) -> Tensor:
+    number = count(tasks)
+    together = vmaps(learner, tasks)
+    size = chunk or number if together else 1
+    way: Literal["vmap", "loop"] = "vmap" if together else "loop"
+    parts = [tasks] if together and size >= number else _parts(tasks, number, size)
+    found: list[Found] = []
+    for part in parts:
+        loss, grads = recorded(learner, part, way, compiled)(learner, part)
+        if len(parts) > 1:  # the sums, as the parts may differ in size
+            loss, grads = loss * count(part), [None if grad is None else grad * count(part) for grad in grads]
+        found.append((loss, grads))
+    return _added(learner, found, number if len(parts) > 1 else 1)
+
+
+def _gradient(learner: MetaLearner, tasks: list[Episodes]) -> Found:
+    """The sums of the tasks' losses and gradients, one task's graph after the other."""
+    params = [p for p in learner.parameters() if p.requires_grad]
+    total, sums = None, []
+    for task in tasks:
+        loss = learner(task, how="loop")
+        grads = torch.autograd.grad(loss, params, allow_unused=True)
+        total = loss.detach() if total is None else total + loss.detach()
+        sums = _sum(sums, grads) if sums else list(grads)
+    assert total is not None
+    return total, sums
+
+
+def _added(learner: MetaLearner, found: list[Found], number: int) -> Tensor:
+    """Add the gradients found, over the number of tasks, to `.grad`; the losses' sum over that number."""
+    total, sums = found[0]
+    for loss, grads in found[1:]:
+        total, sums = total + loss, _sum(sums, grads)
+    for p, grad in zip([p for p in learner.parameters() if p.requires_grad], sums, strict=True):
+        if grad is not None:
+            grad = grad if number == 1 else grad / number
+            p.grad = grad if p.grad is None else p.grad + grad
+    return total / number
+
+
+def _sum(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [x if y is None else y if x is None else x + y for x, y in zip(a, b, strict=True)]
+
+
+def _parts(tasks: Episodes, number: int, size: int) -> list[Episodes]:
+    def cut(first: int) -> Episodes:
+        if isinstance(tasks, Episode):
+            return tree_map(lambda leaf: leaf[first : first + size], tasks)
+        return tasks[first : first + size]
+
+    return [cut(first) for first in range(0, number, size)]

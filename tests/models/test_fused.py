@@ -1,0 +1,150 @@
+"""The fused kernels equal torch's own in float64: values, first and second derivatives, any shape and sign."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm, conv2d, max_pool2d
+
+from mapsto import check, over_tasks
+from mapsto.algorithms import MAML, ProtoNet
+from mapsto.episode import Episode, Examples
+from mapsto.models import BatchNorm, Conv4, fused
+from mapsto.models.conv4 import ConvBlock
+
+generator = torch.Generator().manual_seed(0)
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def derivatives(fn, inputs: list[Tensor]) -> list[Tensor]:  # noqa: ANN001
+    """The value, the first derivatives along a random direction, and the derivatives of their weighted sum."""
+    inputs = [t.clone().requires_grad_() for t in inputs]
+    y = fn(*inputs)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape).requires_grad_()
+    first = torch.autograd.grad((y * weights).sum(), inputs, create_graph=True)
+    mixed = torch.stack(
+        [(g * torch.linspace(1, 2, g.numel(), dtype=g.dtype).view(g.shape).cos()).sum() for g in first]
+    ).sum()
+    second = torch.autograd.grad(mixed, [*inputs, weights], allow_unused=True)
+    return [y, *first, *(torch.zeros((), dtype=y.dtype) if g is None else g for g in second)]
+
+
+def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-9 * float(b.detach().abs().max()) + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "padding", "size"), [(1, 2, 1, 9), (3, 1, 1, 8), (4, 2, 0, 7), (2, 1, 2, 5)]
+)
+def test_convolution(channels: int, stride: int, padding: int, size: int) -> None:
+    inputs = [randn(3, channels, size, size), randn(5, channels, 3, 3)]
+    ours = derivatives(lambda x, w: fused.conv2d(x, w, (stride, stride), (padding, padding)), inputs)
+    assert_equal(ours, derivatives(lambda x, w: conv2d(x, w, None, stride, padding), inputs))
+
+
+def test_convolution_has_every_derivative() -> None:
+    inputs = (randn(2, 2, 4, 4).requires_grad_(), randn(3, 2, 3, 3).requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda x, w: fused.conv2d(x, w, (1, 1), (1, 1)), inputs)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("signs", ["positive", "mixed"])
+@pytest.mark.parametrize("shape", [(3, 4, 6, 6), (2, 3, 7, 5), (4, 2, 2, 3)])
+def test_norm_relu_pool(pool: bool, relu: bool, signs: str, shape: tuple[int, ...]) -> None:
+    weight = randn(shape[1])
+    inputs = [randn(*shape) * 3 + 1, weight.abs() + 0.1 if signs == "positive" else weight, randn(shape[1])]
+
+    def theirs(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y = batch_norm(x, None, None, w, b, True, 0.1, 1e-5)
+        y = y.relu() if relu else y
+        return max_pool2d(y, 2) if pool else y
+
+    ours = derivatives(lambda x, w, b: fused.norm_relu_pool(x, w, b, 1e-5, relu, pool)[0], inputs)
+    assert_equal(ours, derivatives(theirs, inputs))
+
+
+def test_statistics_are_the_batch_s() -> None:
+    x = randn(4, 3, 5, 6) + 2
+    _, mean, var = fused.norm_relu_pool(x, None, None, 1e-5)
+    assert torch.allclose(mean, x.mean((0, 2, 3))) and torch.allclose(var, x.var((0, 2, 3), correction=0))
+
+
+def test_statistics_are_precise_in_float32() -> None:
+    """Torch's own kernel on channels_last loses three digits of the variance here."""
+    x = torch.randn(25, 32, 84, 84, generator=generator) * 0.5 + 1
+    _, _, var = fused.norm_relu_pool(x, None, None, 1e-5)
+    exact = x.double().var((0, 2, 3), correction=0)
+    assert float((var / exact - 1).abs().max()) < 2e-6
+
+
+def test_a_third_derivative_is_refused() -> None:
+    x = randn(2, 3, 4, 4).requires_grad_()
+    y = fused.norm_relu_pool(x, None, None, 1e-5)[0].square().sum()
+    (first,) = torch.autograd.grad(y, x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        second.sum().backward()
+
+
+@pytest.mark.parametrize("down", ["pool", "stride"])
+@pytest.mark.parametrize("stats", ["transductive", "running", "support"])
+def test_conv4_with_and_without(down: str, stats: str) -> None:
+    """One argument switches the kernels off; the whole second-order meta-gradient and the statistics stay the same."""
+    torch.manual_seed(0)
+    size = 16 if down == "pool" else 9
+    model = Conv4(3, 2, 4, down, stats, size).double()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                p.copy_(randn(*p.shape))
+    plain = Conv4(3, 2, 4, down, stats, size, fused=False).double()  # type: ignore[arg-type]
+    plain.load_state_dict(model.state_dict())
+    y = torch.eye(3, dtype=torch.float64).repeat(2, 1).expand(2, 6, 3)
+    tasks = Episode(Examples(randn(2, 6, 2, size, size), y), Examples(randn(2, 6, 2, size, size), y))
+    found = []
+    for net in (model, plain):
+        learner = MAML(net, 0.3, 2)
+        loss = learner(tasks, how="loop")
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in net.parameters()), *net.buffers()])
+    assert_equal(found[0], found[1])
+
+
+def test_conv4_in_vmap_and_autocast_takes_torch_s_own() -> None:
+    model = Conv4(0, filters=4, down="stride", size=12)
+    x = torch.randn(2, 3, 1, 12, 12, generator=generator)
+    together = over_tasks(model, x, how="vmap")
+    assert torch.allclose(together, over_tasks(model, x, how="loop"), atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(x[0])
+    assert low.dtype == torch.bfloat16 and torch.allclose(low.float(), together[0], atol=0.1)
+
+
+def test_a_block_holds_the_contract() -> None:
+    body = nn.Sequential(ConvBlock(1, 4, "pool", "transductive", True), nn.Flatten())
+    embedding = nn.Sequential(nn.Unflatten(1, (1, 4, 4)), body)
+    y = torch.eye(3).repeat(4, 1).expand(4, 12, 3)
+    centres = torch.randn(4, 3, 16, generator=generator).repeat(1, 4, 1)
+    part = lambda: Examples(centres + 0.3 * torch.randn(4, 12, 16, generator=generator), y)  # noqa: E731
+    assert check(ProtoNet(embedding), Episode(part(), part()), train_steps=10)
+
+
+def test_batch_norm_alone() -> None:
+    norm = BatchNorm(3, "running").double()
+    other = copy.deepcopy(norm)
+    other.fused = False
+    x = randn(4, 3, 6, 6)
+    assert_equal([norm(x), norm.mean, norm.var], [other(x), other.mean, other.var])
+
+
+def test_few_and_many_pixels_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [randn(3, 4, 6, 5) * 3 + 1, randn(4), randn(4)]
+    few = derivatives(lambda x, w, b: fused.norm_relu_pool(x, w, b, 1e-5)[0], inputs)
+    monkeypatch.setattr(fused, "FEW", 0)
+    assert_equal(few, derivatives(lambda x, w, b: fused.norm_relu_pool(x, w, b, 1e-5)[0], inputs))
