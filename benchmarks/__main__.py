@@ -34,9 +34,10 @@ def main() -> None:
         _say(f"other programs keep the machine busy (load {load:.1f}): the figures will be poor")
     machine, contests, points = describe(args.threads, args.device), {}, []
     for name in names:
-        if name == "g":
-            points = growth.measure(job, _say)
-            growth.draw(points, ROOT / "docs", args.device)
+        if name == "g" or name.startswith("g-"):
+            new = growth.measure(job, name.removeprefix("g").removeprefix("-"), _say)
+            growth.draw(new, ROOT / "docs", args.device)
+            points += new
             continue
         contest = CONTESTS[name]
         _say(f"\n{name}. {contest.about}")
@@ -69,12 +70,14 @@ def _arguments() -> argparse.Namespace:
 
 
 def _expanded(names: list[str]) -> list[str]:
-    """The contests named; `f` is all whose name begins with `f-`, nothing is all."""
+    """The contests named; `f` is all whose name begins with `f-`, nothing is all, `g-steps` a part of `g`."""
     if not names:
         return [*CONTESTS, "g"]
     chosen: list[str] = []
     for name in names:
-        known = [name] if name in (*CONTESTS, "g", "table") else [n for n in CONTESTS if n.startswith(f"{name}-")]
+        growths = [f"g-{n}" for n in growth.GROWTHS]
+        exact = (*CONTESTS, *growths, "g", "table")
+        known = [name] if name in exact else [n for n in CONTESTS if n.startswith(f"{name}-")]
         if not known:
             sys.exit(f"there is no benchmark {name!r}: choose from {', '.join(CONTESTS)}, g and table")
         chosen += known

@@ -64,11 +64,14 @@ def _contest(work: Work) -> Contest:
 POINTS = {f"{name}-{n}": _contest(growth.work(n)) for name, growth in GROWTHS.items() for n in growth.values}
 
 
-def measure(job: Mapping[str, Any], say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Every point: whose it is, where it lies, milliseconds a step, and the memory of the work alone in MB."""
+def measure(job: Mapping[str, Any], part: str, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Every point of a part, or of all where it is "".
+
+    Whose it is, where it lies, milliseconds a step, and the memory of the work alone in MB.
+    """
     points = []
     for name, growth in GROWTHS.items():
-        for n in growth.values:
+        for n in growth.values if part in ("", name) else ():
             for who in growth.names(n):
                 where = {"contests": "benchmarks.growth:POINTS", "contest": f"{name}-{n}", "name": who}
                 with tempfile.TemporaryDirectory() as folder:

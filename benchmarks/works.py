@@ -139,7 +139,10 @@ def sine(tasks: int, steps: int, hidden: int = 40) -> Work:
 
 
 def omniglot(way: int, tasks: int, steps: int, filters: int = 64) -> Work:
-    """Finn et al.'s Omniglot network."""
+    """Finn et al.'s Omniglot network.
+
+    With 32 tasks the plain loop in float32 is 0.12 % from the same in float64, and mapsto 0.06 % (in float64 4e-15).
+    """
     return Work(
         f"Omniglot strided Conv4-{filters}, MAML second order, {way}-way 1-shot 15 query, {tasks} tasks, "
         f"{steps} inner step{'s' * (steps > 1)}",
@@ -148,6 +151,7 @@ def omniglot(way: int, tasks: int, steps: int, filters: int = 64) -> Work:
         tasks=lambda: images(tasks, way, 1, 15, 1, 28),
         lr=0.1, steps=steps,
         flops=tasks * meta_flops(conv4_flops(1, filters, "stride", 28), way, 15 * way, steps, True),
+        tolerance=0.005,
     )  # fmt: skip
 
 

@@ -201,6 +201,9 @@ def _vmap(fn: Callable[..., Tree], trees: tuple, chunk: int | None) -> Tree:
 WORTH_FORKING = 500_000
 """Numbers in all tasks together above which copying the process costs little beside the work."""
 
+LARGE = 1_000_000
+"""Numbers in a task above which all cores can as well work on one (100 images of 84x84), in the memory of one."""
+
 
 def forks(module: nn.Module | None, tasks: Tree, how: str = "auto") -> bool:
     """Whether tasks would be shared out over processes, one a core.
@@ -223,7 +226,8 @@ def forks(module: nn.Module | None, tasks: Tree, how: str = "auto") -> bool:
             raise ValueError(f"how='processes' is not possible: {obstacle}; use how='loop' or how='auto'")
         return True
     number = len(tasks) if isinstance(tasks, list) else leaf.shape[0]
-    worth = number > 1 and torch.get_num_threads() > 1 and number * _numbers(tasks) >= WORTH_FORKING
+    worth = number * _numbers(tasks) >= WORTH_FORKING and _numbers(tasks) <= LARGE
+    worth = worth and number > 1 and torch.get_num_threads() > 1
     return worth and obstacle is None and module is not None
 
 

@@ -15,7 +15,7 @@ _MAML = Settings(
     train=Shape(5, 1, 15),
     test=Shape(5, 1, 15),
     test_steps=10,
-    steps=700,
+    steps=500,
     batch=4,
     schedule="late",
 )
@@ -34,21 +34,21 @@ RECIPES: dict[str, Recipe] = {
     "maml/cifar-fs-5way-5shot": Recipe("the same with five examples", _FIVE, FINN, "71.5 ± 1.0 %", _PROTOCOL, gap=_GAP),
     "anil/cifar-fs-5way-1shot": Recipe(
         "only the head is fine-tuned",
-        replace(_MAML, options={**_MAML.options, "adapts": "head."}, steps=1000),
+        replace(_MAML, options={**_MAML.options, "adapts": "head."}, steps=700),
         RAGHU,
         None,
         _ANIL_PROTOCOL,
     ),
     "anil/cifar-fs-5way-5shot": Recipe(
         "the same with five examples",
-        replace(_FIVE, options={**_MAML.options, "adapts": "head."}, steps=1000),
+        replace(_FIVE, options={**_MAML.options, "adapts": "head."}, steps=700),
         RAGHU,
         None,
         _ANIL_PROTOCOL,
     ),
     "meta-sgd/cifar-fs-5way-1shot": Recipe(
         "a learned rate for every weight",
-        replace(_MAML, algorithm="metasgd", options={"lr": 0.05, "steps": 1}, test_steps=1, steps=1800),
+        replace(_MAML, algorithm="metasgd", options={"lr": 0.05, "steps": 1}, test_steps=1, steps=1200),
         LI,
         None,
         "The paper has no CIFAR-FS; the settings are those of MAML's recipe, with one inner step of learned rates that "

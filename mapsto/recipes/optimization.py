@@ -45,7 +45,7 @@ _REPTILE = replace(
     train=Shape(5, 10, 1),
     test=Shape(5, 5, 1),
     test_steps=50,
-    steps=1000,
+    steps=700,
     batch=5,
     optimizer="sgd",
     lr=1.0,
@@ -77,21 +77,21 @@ RECIPES: dict[str, Recipe] = {
     ),
     "anil/omniglot-5way-1shot": Recipe(
         "only the head is fine-tuned",
-        replace(SHORT, options={**MAML.options, "adapts": "head."}, steps=4000),
+        replace(SHORT, options={**MAML.options, "adapts": "head."}, steps=2500),
         RAGHU,
         None,
         f"The paper has Omniglot 20-way only. {_HERE}.{_LATE}",
     ),
     "boil/omniglot-5way-1shot": Recipe(
         "all but the head is fine-tuned",
-        replace(SHORT, options={**MAML.options, "adapts": "body."}, steps=2000),
+        replace(SHORT, options={**MAML.options, "adapts": "body."}, steps=1200),
         OH,
         None,
         f"No number for this job at hand. {_HERE}.{_LATE}",
     ),
     "meta-sgd/omniglot-5way-1shot": Recipe(
         "a learned rate for every weight",
-        replace(SHORT, algorithm="metasgd", options={"lr": 0.5, "steps": 1}, test_steps=1, steps=2000),
+        replace(SHORT, algorithm="metasgd", options={"lr": 0.5, "steps": 1}, test_steps=1, steps=1200),
         LI,
         "99.53 ± 0.26 %",
         f"Li et al. 2017: one inner step, in training and at test. {_HERE}, rates that begin at 0.5 of the mean "
@@ -103,16 +103,16 @@ RECIPES: dict[str, Recipe] = {
         replace(
             SHORT,
             algorithm="mamlplusplus",
-            options={"lr": 0.1, "steps": 5, "multi_step": 60},
+            options={"lr": 0.1, "steps": 5, "multi_step": 40},
             test_steps=5,
-            steps=600,
+            steps=400,
             schedule="cosine",
         ),
         ANTONIOU,
         "99.47 %",
         "Antoniou et al. 2019: 50,000 meta-steps of 8 tasks, 5 inner steps of learned rates that begin at 0.1, the "
         "losses of all steps weighed for 5,000 meta-steps, a cosine, max-pooling; the score is that of an ensemble of "
-        f"the five best checkpoints. {_HERE}, 5 inner steps, all losses weighed for 60, a cosine; strided convolutions "
+        f"the five best checkpoints. {_HERE}, 5 inner steps, all losses weighed for 40, a cosine; strided convolutions "
         "as in MAML, one network.",
         gap=_GAP,
     ),
@@ -123,7 +123,7 @@ RECIPES: dict[str, Recipe] = {
             algorithm="imaml",
             options={"lr": 0.4, "steps": 5, "lam": 0.5, "cg_steps": 3},
             test_steps=5,
-            steps=500,
+            steps=300,
         ),
         RAJESWARAN,
         "99.16 ± 0.35 %",
@@ -140,7 +140,7 @@ RECIPES: dict[str, Recipe] = {
             algorithm="cavia",
             options={"context": 100, "lr": 1.0, "steps": 2, "at": "body.2.norm", "film": True},
             test_steps=2,
-            steps=4000,
+            steps=2500,
         ),
         ZINTGRAF,
         None,
@@ -149,7 +149,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "protomaml/omniglot-5way-1shot": Recipe(
         "fine-tuning from a head made of prototypes",
-        replace(SHORT, algorithm="protomaml", options={"lr": 0.01, "steps": 1}, test_steps=3, steps=2000),
+        replace(SHORT, algorithm="protomaml", options={"lr": 0.01, "steps": 1}, test_steps=3, steps=1200),
         TRIANTAFILLOU,
         None,
         f"The paper has other tasks of Omniglot (any way, any shot). {_HERE}, an inner rate of 0.01.{_LATE}",
@@ -163,7 +163,7 @@ RECIPES: dict[str, Recipe] = {
             model_options={**MAML.model_options, "filters": 32},
             train=Shape(5, 1, 5),
             test_steps=5,
-            steps=1200,
+            steps=800,
             batch=1,
             clip=0.25,
             lr=3e-3,
@@ -185,7 +185,7 @@ RECIPES: dict[str, Recipe] = {
             data_options={"split": "vinyals"},
             train=Shape(5, 1, 5),
             test_steps=5,
-            steps=800,
+            steps=500,
             batch=12,
             clip=0.1,
             schedule="cosine",
@@ -193,8 +193,8 @@ RECIPES: dict[str, Recipe] = {
         RUSU,
         None,
         "The paper has mini- and tiered-ImageNet only, on features of a wide residual network. Here the frozen "
-        "embedding of our prototypical network, 64 features; 64 latents, 5 + 5 inner steps, {steps} meta-steps of 12 "
-        "tasks, the gradient's norm at most 0.1, the rate brought to 0 by a cosine.",
+        "embedding of our prototypical network (700 episodes), 64 features; 64 latents, 5 + 5 inner steps, {steps} "
+        "meta-steps of 12 tasks, the gradient's norm at most 0.1, the rate brought to 0 by a cosine.",
     ),
     "reptile/omniglot-5way-1shot": Recipe(
         "no meta-gradient at all",

@@ -44,35 +44,35 @@ RECIPES: dict[str, Recipe] = {
     ),
     "fomaml/sinusoid": Recipe(
         "the same without second derivatives",
-        replace(_MAML, options={**_MAML.options, "first_order": True}, steps=20_000),
+        replace(_MAML, options={**_MAML.options, "first_order": True}, steps=10_000),
         FINN,
         None,
         _HERE + ".",
     ),
     "anil/sinusoid": Recipe(
         "only the head is fine-tuned",
-        replace(_MAML, options={**_MAML.options, "steps": 5, "adapts": "head."}, train=Shape(1, 5, 10), steps=8000),
+        replace(_MAML, options={**_MAML.options, "steps": 5, "adapts": "head."}, train=Shape(1, 5, 10), steps=5000),
         RAGHU,
         None,
         _HERE + ", trained with K = 5 and 5 inner steps (trained with one, some test tasks diverge after 10).",
     ),
     "meta-sgd/sinusoid": Recipe(
         "a learned rate for every weight",
-        _of("metasgd", {"lr": 0.01, "steps": 1}, 10, 12_000),
+        _of("metasgd", {"lr": 0.01, "steps": 1}, 10, 8000),
         LI,
         None,
         _HERE + ".",
     ),
     "maml++/sinusoid": Recipe(
         "learned rates a step, and a loss after each",
-        _of("mamlplusplus", {"lr": 0.01, "steps": 5, "multi_step": 500}, 10, 5000),
+        _of("mamlplusplus", {"lr": 0.01, "steps": 5, "multi_step": 500}, 10, 3000),
         ANTONIOU,
         None,
         _HERE + ", 5 inner steps, all losses weighed for 500 meta-steps; test steps beyond the fifth have its rates.",
     ),
     "imaml/sinusoid": Recipe(
         "the meta-gradient of the solution, not of the path",
-        replace(_of("imaml", {"lr": 0.01, "steps": 10, "lam": 5.0, "cg_steps": 5}, 10, 1500), clip=10.0),
+        replace(_of("imaml", {"lr": 0.01, "steps": 10, "lam": 5.0, "cg_steps": 5}, 10, 1000), clip=10.0),
         RAJESWARAN,
         None,
         _HERE + ", 10 inner steps, lambda 5, 5 conjugate gradient steps, the gradient's "
@@ -80,14 +80,14 @@ RECIPES: dict[str, Recipe] = {
     ),
     "cavia/sinusoid": Recipe(
         "five context parameters are adapted",
-        _of("cavia", {"context": 5, "lr": 1.0, "steps": 1}, 10, 12_000),
+        _of("cavia", {"context": 5, "lr": 1.0, "steps": 1}, 10, 8000),
         ZINTGRAF,
         None,
         _HERE + ", a context of 5 beside the input, one step of rate 1.",
     ),
     "reptile/sinusoid": Recipe(
         "no meta-gradient at all",
-        replace(_of("reptile", {"lr": 0.01, "steps": 10}, 10, 5000), optimizer="sgd", lr=1.0),
+        replace(_of("reptile", {"lr": 0.01, "steps": 10}, 10, 2500), optimizer="sgd", lr=1.0),
         NICHOL,
         None,
         "The paper shows curves, no number. Here {steps} meta-steps of 25 tasks, K = 10: 10 inner steps of Adam (beta1 "
