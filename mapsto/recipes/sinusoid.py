@@ -70,8 +70,8 @@ RECIPES: dict[str, Recipe] = {
         None,
         _HERE
         + ", 5 inner steps, all losses weighed for 300 meta-steps, Adam 3e-4 and the gradient's norm at most 1 (at "
-        "1e-3 the learned rates outgrow what the inner loop bears), 5 steps at test: trained with K = 10, a few test tasks of "
-        "K = 5 diverge.",
+        "1e-3 the learned rates outgrow what the inner loop bears), 5 steps at test: trained with K = 10, a few "
+        "test tasks of K = 5 diverge.",
     ),
     "imaml/sinusoid": Recipe(
         "the meta-gradient of the solution, not of the path",
