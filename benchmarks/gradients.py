@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks.contest import Contest, Entry, NotOffered, Outcome
+from benchmarks.contest import Contest, Entry, Outcome
 from benchmarks.works import WORKS, Work, begin, tasks_on
 from mapsto.algorithms import MAML, ProtoNet
 from mapsto.episode import Episode, unstack
@@ -51,8 +50,6 @@ def mapsto_learner(work: Work, device: str, recompute: bool = False) -> MetaLear
         return ProtoNet(model)
     options: dict[str, Any] = {"criterion": work.criterion}
     if recompute:
-        if "recompute" not in signature(MAML).parameters:
-            raise NotOffered("this version does not recompute")
         options["recompute"] = True
     return MAML(model, work.lr, work.steps, work.first_order, **options)
 

@@ -90,8 +90,10 @@ def merged(data: Record, machine: Record, contests: Mapping[str, Record], growth
     """The file's content with new measurements in it; what another machine measured is dropped."""
     same = data.get("machine") == machine
     old = data.get("contests", {}) if same else {}
+    new = {point["growth"] for point in growth}
+    kept = [point for point in data.get("growth", []) if same and point["growth"] not in new]
     return {
         "machine": dict(machine),
         "contests": dict(sorted({**old, **contests}.items())),
-        "growth": list(growth) or (data.get("growth", []) if same else []),
+        "growth": [*kept, *growth],
     }

@@ -64,10 +64,13 @@ def vmapped() -> bool:
 def norm_of(module: nn.Module) -> str:
     """Where a module's batch norms take their statistics from at test: it belongs beside every score.
 
-    "transductive" (from the queries together), "support", "running", or "none" where no norm mixes examples.
+    "transductive" (from the queries together, or a learner that refines its predictions on them), "support",
+    "running", or "none" where nothing mixes examples.
     """
     modes = {part.stats for part in module.modules() if isinstance(part, TaskNorm)}
     for part in module.modules():
+        if getattr(part, "transductive", False):
+            modes.add("transductive")
         if isinstance(part, _BatchNorm):
             modes.add("running" if part.running_mean is not None else "transductive")
     return next((mode for mode in ("transductive", "support", "running") if mode in modes), "none")

@@ -21,7 +21,7 @@ from mapsto.episode import Episode, Tree, unstack
 from mapsto.processes import ALONE, over_processes
 
 How = Literal["auto", "loop", "processes", "vmap"]
-"""How `over_tasks` goes about many tasks; training knows two ways more (`mapsto.train`)."""
+"""How `over_tasks` goes about many tasks; training knows two ways more (`mapsto.meta_gradient`)."""
 
 
 def over_tasks(

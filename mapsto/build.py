@@ -38,8 +38,9 @@ ALGORITHMS: dict[str, type[MetaLearner]] = {
     for name, thing in vars(algorithms).items()
     if isinstance(thing, type) and issubclass(thing, MetaLearner)
 }
-"""What mapsto/algorithms/__init__.py exports, by the class's name in lower case; each takes the model first, and may
-ask for `features`, the size of the model's outputs."""
+"""What mapsto/algorithms/__init__.py exports, by the class's name in lower case. Each may ask for the `model`; for its
+`features`, the size of the model's outputs; for the `way` of the training tasks, or the number of training `classes`; and
+for the `inputs` and `outputs` of an example, if it makes a network of its own."""
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "conv4": Conv4, "resnet12": ResNet12}
 """Each takes `outputs` (0 for an embedding), and may ask for the `inputs` of an example, all axes together, or for the
@@ -60,28 +61,33 @@ IMAGES: dict[str, Callable[..., Any]] = {
 """Data sets with `train`, `val` and `test`, each `Labelled`."""
 
 
-def learner(settings: Settings, inputs: tuple[int, ...]) -> MetaLearner:
+def learner(settings: Settings, inputs: tuple[int, ...], outputs: int = 1) -> MetaLearner:
     """The learner that the settings describe, its weights drawn from their seed.
 
     Args:
         settings: all but the data decide.
-        inputs: the shape of one input, as from `inputs`.
+        inputs: the shape of one input, as from `sizes`.
+        outputs: how many numbers one target of a regression has, as from `sizes`.
 
     Raises:
         MapstoError: an unknown name, or an option that the thing named does not have.
     """
     make = _named(ALGORITHMS, settings.algorithm, "algorithm")
+    asked = inspect.signature(make).parameters
     way = settings.train.way
-    outputs = 0 if make.headless else way
-    if not isinstance(outputs, int):
+    if not isinstance(way, int) and ("way" in asked or not make.headless):
         raise MapstoError(f"{settings.algorithm} has a head of fixed size: give training tasks one way, not {way}")
     torch.manual_seed(settings.seed)
     try:
-        model = _model(settings, outputs, inputs)
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
-        known = {"features": _features(model, inputs)} if "features" in inspect.signature(make).parameters else {}
-        extra = {"criterion": mse} if settings.metric == "mse" else {}
-        return make(model, **known | dict(settings.options) | extra)
+        known: dict[str, Any] = {"way": way, "classes": way, "inputs": math.prod(inputs), "outputs": outputs}
+        if "model" in asked:
+            model = _model(settings, 0 if make.headless or not isinstance(way, int) else way, inputs)
+            known["model"] = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
+            if "features" in asked:
+                known["features"] = _features(model, inputs)
+        if settings.metric == "mse":
+            known["criterion"] = mse
+        return make(**{name: value for name, value in known.items() if name in asked} | dict(settings.options))
     except (TypeError, ValueError) as error:
         raise MapstoError(f"{settings.algorithm} with {settings.model}: {error}") from None
 
@@ -158,12 +164,12 @@ def tasks(data: Labelled, shape: Shape, seed: int, device: str = "cpu") -> Tasks
     return Tasks(data, shape.way, shape.shot, shape.query, seed=seed, device=device)
 
 
-def inputs(source: Reshapable) -> tuple[int, ...]:
-    """The shape of one input of a source's tasks: channels, height and width of images."""
-    episode = source.batch(0, 1)
-    if isinstance(episode, Episode):  # with an axis of tasks
-        return tuple(episode.query.x.shape[2:])
-    return tuple(episode[0].query.x.shape[1:])
+def sizes(source: Reshapable) -> tuple[tuple[int, ...], int]:
+    """The shape of one input of a source's tasks (channels, height and width of images), and the size of a target."""
+    episodes = source.batch(0, 1)
+    query = episodes.query if isinstance(episodes, Episode) else episodes[0].query
+    axes = 2 if isinstance(episodes, Episode) else 1  # tasks and examples, or examples alone
+    return tuple(query.x.shape[axes:]), math.prod(query.y.shape[axes:])
 
 
 def _named(table: dict[str, Any], name: str, kind: str) -> Any:

@@ -245,7 +245,7 @@ def _toy(learner: MetaLearner) -> Episode:
     else:
         shape = (first.in_features,)
     heads = [m.out_features for m in learner.modules() if isinstance(m, nn.Linear)]
-    for way in dict.fromkeys([5, *heads[::-1], 2]):
+    for way in [learner.way] if learner.way else dict.fromkeys([5, *heads[::-1], 2]):
         tasks = _clusters(way, shape, seed=0)
         try:
             with torch.no_grad():

@@ -19,7 +19,10 @@ class MetaLearner(nn.Module, ABC):
         criterion: `(prediction, y) -> scalar`, default the mean cross-entropy.
         steps: inner steps of `adapt`, which `evaluate` may override; None for learners that take none.
         exact: the gradient of `loss` is the gradient of the whole meta-objective (not so for first-order methods).
-        headless: its model is an embedding, without a head of `way` outputs, so any way will do at test.
+        headless: its model is an embedding, without a head of `way` outputs.
+        way: the number of classes it was built for; None where its model alone decides (any, if headless).
+        supervised: it trains on minibatches of all training classes at once (`mapsto.data.Batches`), not on tasks.
+        transductive: its predictions for queries depend on each other, by intent; every score says so.
         sequential: tasks change the learner's buffers one after the other, so they cannot go side by side.
     """
 
@@ -27,6 +30,9 @@ class MetaLearner(nn.Module, ABC):
     steps: int | None = None
     exact: bool = True
     headless: bool = False
+    way: int | None = None
+    supervised: bool = False
+    transductive: bool = False
     sequential: bool = False
 
     @abstractmethod

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mapsto.axis import forks, vmaps
@@ -42,12 +42,12 @@ def backward(learner: MetaLearner, tasks: Episodes, how: TrainHow = "auto", chun
     """
     if how in ("captured", "compiled"):
         return _replayed(learner, tasks, how == "compiled", chunk)
-    number = count(tasks)
-    if not vmaps(learner, tasks, how) and forks(learner, tasks, how):
+    number, together = count(tasks), vmaps(learner, tasks, how)
+    if not together and forks(learner, tasks, how):
         singles = _parts(tasks, number, 1)
         shares = over_processes(functools.partial(_gradient, learner), learner, singles)
         return _added(learner, shares, number)
-    at_once = chunk or number if vmaps(learner, tasks, how) else 1
+    at_once = chunk or number if together else 1
     total = torch.zeros((), device=tree_leaves(tasks)[0].device)
     for part in _parts(tasks, number, at_once):
         loss = learner(part, how=how) * (count(part) / number)
@@ -82,7 +82,7 @@ def _replayed(learner: MetaLearner, tasks: Episodes, compiled: bool, chunk: int 
 
 def _gradient(learner: MetaLearner, tasks: list[Episodes]) -> Found:
     """The sums of the tasks' losses and gradients, one task's graph after the other."""
-    params = [p for p in learner.parameters() if p.requires_grad]
+    params = _learned(learner)
     total, sums = None, []
     for task in tasks:
         loss = learner(task, how="loop")
@@ -98,11 +98,15 @@ def _added(learner: MetaLearner, found: list[Found], number: int) -> Tensor:
     total, sums = found[0]
     for loss, grads in found[1:]:
         total, sums = total + loss, _sum(sums, grads)
-    for p, grad in zip([p for p in learner.parameters() if p.requires_grad], sums, strict=True):
+    for p, grad in zip(_learned(learner), sums, strict=True):
         if grad is not None:
             grad = grad if number == 1 else grad / number
             p.grad = grad if p.grad is None else p.grad + grad
     return total / number
+
+
+def _learned(learner: MetaLearner) -> list[nn.Parameter]:
+    return [p for p in learner.parameters() if p.requires_grad]
 
 
 def _sum(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -180,7 +180,7 @@ def _build(settings: Settings, device: str) -> tuple[Mapping[str, Reshapable], M
         at_least(name, getattr(settings, name), least)
     usable(device)
     tasks = build.sources(settings, device=device)
-    learner = build.learner(settings, build.inputs(tasks["train"])).to(device)
+    learner = build.learner(settings, *build.sizes(tasks["test"])).to(device)
     check_tasks(settings, learner, settings.test.way, settings.test_steps)
     return tasks, learner
 

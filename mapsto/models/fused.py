@@ -194,7 +194,7 @@ class _NormReluPoolBackward(Function):
         g, x, weight, mean, r, best, where, y, dw, db = ctx.saved_tensors
         m = x.numel() / x.shape[1]
         u = u.contiguous(memory_format=torch.channels_last)
-        at = u if where is None else _rows(u).gather(1, _rows(where)).view(_rows(best, 4).shape).permute(0, 3, 1, 2)
+        at = u if where is None else _rows(u).gather(1, _rows(where)).view(best.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
         uh, su = _sums(u, x, mean, r)
         ug, _ = _sums(g, at, torch.zeros_like(mean), torch.ones_like(r))
         scale = weight * r
@@ -215,10 +215,9 @@ def _wide(per_channel: Tensor) -> Tensor:
     return per_channel.view(1, -1, 1, 1)
 
 
-def _rows(x: Tensor, dims: int = 3) -> Tensor:
-    """`[n, c, h, w]` as `[n, h * w, c]` (or `[n, h, w, c]`), which is how it lies in memory."""
-    x = x.permute(0, 2, 3, 1)
-    return x.flatten(1, 2) if dims == 3 else x
+def _rows(x: Tensor) -> Tensor:
+    """`[n, c, h, w]` as `[n, h * w, c]`, which is how it lies in memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _lines(x: Tensor) -> Tensor:

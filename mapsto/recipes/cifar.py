@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from mapsto.episode import Shape
+from mapsto.recipes.metric import SNELL
 from mapsto.recipes.optimization import FINN, LI, RAGHU
 from mapsto.recipes.settings import Recipe, Settings
 
@@ -29,6 +30,23 @@ _PROTOCOL = (
 _GAP = "{steps} meta-steps against 60,000."
 _ANIL_PROTOCOL = "The paper has no CIFAR-FS; the settings are those of MAML's recipe, with {steps} meta-steps."
 
+_PROTONET = Settings(
+    algorithm="protonet",
+    model="conv4",
+    data="cifar-fs",
+    model_options={"filters": 64, "down": "pool", "stats": "running"},
+    train=Shape(20, 1, 10),
+    test=Shape(5, 1, 15),
+    steps=2000,
+    schedule="cosine",
+    validate=200,
+)
+_SNELL_PROTOCOL = (
+    "Bertinetto et al. 2019 report Prototypical Networks on it (also in table 2 of Lee et al. 2019: four blocks of 64 "
+    "filters). Here 20-way training with {query} queries a class, Adam 1e-3 brought to 0 by a cosine, {steps} episodes, "
+    "no augmentation, running batch statistics."
+)
+
 RECIPES: dict[str, Recipe] = {
     "maml/cifar-fs-5way-1shot": Recipe("small colour pictures", _MAML, FINN, "58.9 ± 1.9 %", _PROTOCOL, gap=_GAP),
     "maml/cifar-fs-5way-5shot": Recipe("the same with five examples", _FIVE, FINN, "71.5 ± 1.0 %", _PROTOCOL, gap=_GAP),
@@ -53,5 +71,15 @@ RECIPES: dict[str, Recipe] = {
         None,
         "The paper has no CIFAR-FS; the settings are those of MAML's recipe, with one inner step of learned rates that "
         "begin at 0.05 and {steps} meta-steps.",
+    ),
+    "protonet/cifar-fs-5way-1shot": Recipe(
+        "small colour pictures", _PROTONET, SNELL, "55.5 ± 0.7 %", _SNELL_PROTOCOL.replace("{query}", "10")
+    ),
+    "protonet/cifar-fs-5way-5shot": Recipe(
+        "the same with five examples",
+        replace(_PROTONET, train=Shape(20, 5, 5), test=Shape(5, 5, 15)),
+        SNELL,
+        "72.0 ± 0.6 %",
+        _SNELL_PROTOCOL.replace("{query}", "5"),
     ),
 }

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from mapsto.episode import Shape
 from mapsto.recipes.metric import PROTONET, SNELL
-from mapsto.recipes.optimization import FINN, MAML
+from mapsto.recipes.optimization import FINN, SHORT
 from mapsto.recipes.settings import Recipe
 
 _PROTOCOL = "Trained on Latin and Greek, tested on Armenian and Georgian."
@@ -18,6 +18,10 @@ RECIPES: dict[str, Recipe] = {
         _PROTOCOL,
     ),
     "maml/glyphs-5way-1shot": Recipe(
-        "the same by fine-tuning", replace(MAML, data="glyphs", data_options={}, steps=2000), FINN, None, _PROTOCOL
+        "the same by fine-tuning",
+        replace(SHORT, data="glyphs", data_options={}, options={**SHORT.options, "lr": 0.5}, steps=1200),
+        FINN,
+        None,
+        _PROTOCOL,
     ),
 }

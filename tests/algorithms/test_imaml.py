@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import Maker
+from memory import peak
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import profile
 
 from mapsto import Episode, Examples, check, evaluate, stack
 from mapsto.algorithms.optimization.imaml import IMAML, conjugate_gradient
@@ -191,25 +191,16 @@ def test_conjugate_gradient_ends_where_the_matrix_is_not_positive() -> None:
 # ------------------------------------------------------------------------------------------------ memory and refusals
 
 
-def peak(learner: nn.Module, episodes: Episode, how: str) -> int:
-    """The most bytes allocated at once for a meta-gradient."""
-    meta_grads(learner, episodes, how)  # whatever is made once is made
-    with profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as prof:
-        learner(episodes, how=how).backward()
-    now = most = 0
-    for event in prof.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            now += event.nbytes()  # type: ignore[attr-defined]
-            most = max(most, now)
-    return most
+def graph(learner: nn.Module, episodes: Episode, how: str) -> int:
+    return peak(lambda: learner(episodes, how=how).backward())
 
 
 @pytest.mark.parametrize("how", ["loop", "vmap"])
 def test_peak_memory_is_flat_in_the_steps(how: str, make_episodes: Maker) -> None:
     episodes = make_episodes(tasks=1)
-    few, many = (peak(IMAML(small("transductive"), 0.1, steps), episodes, how) for steps in (5, 100))
+    few, many = (graph(IMAML(small("transductive"), 0.1, steps), episodes, how) for steps in (5, 100))
     assert 0 < few == many
-    maml = [peak(MAML(small("transductive"), 0.1, steps), episodes, how) for steps in (5, 20)]
+    maml = [graph(MAML(small("transductive"), 0.1, steps), episodes, how) for steps in (5, 20)]
     assert maml[1] > 2 * maml[0]  # the measure does see a graph that grows
 
 

@@ -21,7 +21,7 @@ def mlp() -> MLP:
 
 def test_one_step_is_the_papers_equation(make_episodes: Maker) -> None:
     learner = MetaSGD(mlp(), (-0.5, 0.5))
-    alpha = [rate for _, rate in learner.alpha.named_parameters()]
+    alpha = [rate for _, rate in learner.optimizer.named_parameters()]
     assert any((a < 0).any() for a in alpha) and any((a > 0).any() for a in alpha)
     total = torch.zeros((), dtype=torch.float64)
     episodes = make_episodes()
@@ -66,7 +66,7 @@ def test_equal_rates_are_maml(steps: int, make_episodes: Maker) -> None:
 
 def test_only_what_adapts_has_rates() -> None:
     learner = MetaSGD(MLP(6, 3, (8,)), adapts="head.")
-    assert [n for n, _ in learner.alpha.named_parameters()] == ["rates.head/weight", "rates.head/bias"]
+    assert [n for n, _ in learner.optimizer.named_parameters()] == ["rates.head/weight", "rates.head/bias"]
 
 
 def test_regression_and_steps_at_test() -> None:

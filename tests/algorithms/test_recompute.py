@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from memory import peak
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from mapsto import check
 from mapsto.algorithms import MAML, SGD, Adam, CoordinateRates, RMSProp
@@ -66,30 +66,22 @@ def test_the_contract_holds() -> None:
     assert check(MAML(MLP(8, 5, (16,)), 0.5, 3, recompute=True), train_steps=30)
 
 
-def peak(learner: MAML) -> int:
-    """The most bytes allocated at once for a meta-gradient, with many examples a task."""
+def graph(learner: MAML) -> int:
+    """The bytes of a meta-gradient with many examples a task."""
     episodes = Episode(*(Examples(part.x.repeat(1, 50, 1)[:1], part.y.repeat(1, 50, 1)[:1]) for part in tasks((4,))))
-    learner(episodes, how="loop").backward()  # whatever is made once is made
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        learner(episodes, how="loop").backward()
-    now = most = 0
-    for event in seen.profiler.kineto_results.events():  # type: ignore[union-attr]
-        if event.name() == "[memory]":
-            now += event.nbytes()  # type: ignore[attr-defined]
-            most = max(most, now)
-    return most
+    return peak(lambda: learner(episodes, how="loop").backward())
 
 
 def test_memory_grows_by_the_parameters_only() -> None:
     size = sum(p.numel() for p in mlp().parameters()) * 8
-    few, many = (peak(MAML(mlp(), 0.01, steps, recompute=True)) for steps in (5, 55))
+    few, many = (graph(MAML(mlp(), 0.01, steps, recompute=True)) for steps in (5, 55))
     assert (many - few) / 50 <= 2 * size
-    few, many = (peak(MAML(mlp(), 0.01, steps)) for steps in (5, 55))
+    few, many = (graph(MAML(mlp(), 0.01, steps)) for steps in (5, 55))
     assert (many - few) / 50 > 20 * size
 
 
 def test_first_order_memory_is_flat() -> None:
-    few, many = (peak(MAML(mlp(), 0.01, steps, first_order=True)) for steps in (5, 100))
+    few, many = (graph(MAML(mlp(), 0.01, steps, first_order=True)) for steps in (5, 100))
     assert few == many
 
 

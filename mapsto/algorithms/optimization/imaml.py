@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from mapsto.algorithms.optimization.inner import InnerOptimizer, Params, gradients, trainable, unroll
-from mapsto.algorithms.optimization.maml import Adapted
+from mapsto.algorithms.optimization.gradient_based import Adapted
+from mapsto.algorithms.optimization.inner import InnerOptimizer, Params, gradients, refuse_learnable, trainable, unroll
 from mapsto.algorithms.optimization.optimizers import SGD
 from mapsto.applied import call, vmapped
 from mapsto.episode import Examples, Tree
@@ -72,11 +72,7 @@ class IMAML(MetaLearner):
             raise ValueError(f"lam={lam} leaves tasks unconnected to what is meta-learned: give a number above 0")
         self.model, self.steps, self.lam, self.cg_steps, self.damping = model, steps, lam, cg_steps, damping
         self.optimizer = optimizer or SGD(lr)
-        if any(p.requires_grad for p in self.optimizer.parameters()):
-            raise ValueError(
-                f"{type(self.optimizer).__name__} has parameters that an implicit gradient can't learn: freeze them "
-                "(requires_grad=False) or use MAML"
-            )
+        refuse_learnable(self.optimizer, "an implicit gradient")
         self.criterion = criterion
 
     def adapt(self, support: Examples) -> Adapted:

@@ -56,6 +56,15 @@ def trainable(model: nn.Module, prefixes: str | Sequence[str] = "") -> Params:
     return chosen
 
 
+def refuse_learnable(optimizer: InnerOptimizer, who: str) -> None:
+    """Complain of parameters of the optimizer's own, which no meta-gradient would reach."""
+    if any(p.requires_grad for p in optimizer.parameters()):
+        raise ValueError(
+            f"{type(optimizer).__name__} has parameters that {who} can't learn: freeze them (requires_grad=False) or "
+            "use MAML"
+        )
+
+
 def unroll(
     loss: Callable[[Params], Tensor],
     params: Params,

@@ -10,31 +10,17 @@ not adapted and has no scale; here whatever the model has adapts, unless `adapts
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mapsto.algorithms.optimization.inner import InnerOptimizer, Params, trainable, unroll
+from mapsto.algorithms.optimization.gradient_based import GradientBased
+from mapsto.algorithms.optimization.inner import InnerOptimizer
 from mapsto.algorithms.optimization.optimizers import SGD
-from mapsto.applied import call
-from mapsto.episode import Examples, Tree
-from mapsto.learner import MetaLearner
+from mapsto.episode import Tree
 from mapsto.losses import cross_entropy
 
 
-class Adapted(NamedTuple):
-    """What gradient-based learners learn from a task.
-
-    Attributes:
-        params: the adapted parameters by name.
-        support_x: the inputs they were adapted to, for norms that take their statistics from the support set.
-    """
-
-    params: Params
-    support_x: Tree
-
-
-class MAML(MetaLearner):
+class MAML(GradientBased):
     """Learn an initialisation from which few gradient steps solve a task (Algorithm 1 and 2 of the paper).
 
     `adapts="head."` is ANIL (Raghu et al. 2020), `adapts="body."` is BOIL (Oh et al. 2021).
@@ -45,7 +31,7 @@ class MAML(MetaLearner):
         steps: inner steps.
         first_order: treat inner gradients as constants (FOMAML, section 5.2).
         recompute: keep no inner step's graph but compute it again in the backward pass: memory hardly grows with the
-            steps, time by about a half. For the loop and threads; vmap takes no notice.
+            steps, for more time. For the loop and processes; vmap takes no notice.
         optimizer: takes the place of plain gradient descent with rate `lr`.
         adapts: the beginning, or several, of the names of the parameters that adapt; the default is all.
         criterion: `(prediction, y) -> scalar`, of support and query alike.
@@ -63,23 +49,4 @@ class MAML(MetaLearner):
         adapts: str | Sequence[str] = "",
         criterion: Callable[[Tensor, Tree], Tensor] = cross_entropy,
     ) -> None:
-        super().__init__()
-        trainable(model, adapts)  # complain now, not in the first task
-        self.model, self.steps, self.first_order, self.adapts = model, steps, first_order, adapts
-        self.optimizer, self.recompute = optimizer or SGD(lr), recompute
-        self.criterion = criterion
-        self.exact = not first_order
-
-    def adapt(self, support: Examples) -> Adapted:
-        fast = unroll(
-            lambda params: self.criterion(call(self.model, params, support.x), support.y),
-            trainable(self.model, self.adapts),
-            self.optimizer,
-            self.steps or 0,
-            differentiable=not self.first_order,
-            recompute=list(self.parameters()) if self.recompute else None,
-        )
-        return Adapted(fast, support.x)
-
-    def predict(self, fast: Adapted, x: Tree) -> Tensor:
-        return call(self.model, fast.params, x, fast.support_x)
+        super().__init__(model, optimizer or SGD(lr), steps, first_order, recompute, adapts, criterion)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mapsto.algorithms.optimization.gradient_based import Adapted
 from mapsto.algorithms.optimization.inner import InnerOptimizer, Params, gradients, trainable
-from mapsto.algorithms.optimization.maml import Adapted
 from mapsto.algorithms.optimization.optimizers import SGD, StepRates
 from mapsto.applied import TaskNorm, call
 from mapsto.episode import Episode, Examples, Tree

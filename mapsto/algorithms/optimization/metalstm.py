@@ -19,8 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mapsto.algorithms.optimization.gradient_based import GradientBased
 from mapsto.algorithms.optimization.inner import InnerOptimizer, Params
-from mapsto.algorithms.optimization.maml import MAML
 from mapsto.episode import Tree
 from mapsto.losses import cross_entropy
 
@@ -84,7 +84,7 @@ def preprocess(x: Tensor, p: float = 10.0) -> Tensor:
     return torch.stack([x.abs().clamp(min=least).log() / p, (x / least).clamp(-1, 1)])
 
 
-class MetaLSTM(MAML):
+class MetaLSTM(GradientBased):
     """Learn an initialisation, and an LSTM that trains the model from there (Algorithm 1 of the paper).
 
     Losses and gradients are constants to the meta-gradient, which flows through the gates of all steps. Its memory
@@ -105,7 +105,7 @@ class MetaLSTM(MAML):
         *,
         criterion: Callable[[Tensor, Tree], Tensor] = cross_entropy,
     ) -> None:
-        super().__init__(model, steps=steps, first_order=True, optimizer=LSTMOptimizer(hidden), criterion=criterion)
+        super().__init__(model, LSTMOptimizer(hidden), steps, True, False, "", criterion)
 
 
 def _uniform(low: float, high: float, *size: int) -> nn.Parameter:

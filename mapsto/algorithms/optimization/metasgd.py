@@ -11,16 +11,14 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from mapsto.algorithms.optimization.inner import trainable, unroll
-from mapsto.algorithms.optimization.maml import Adapted
+from mapsto.algorithms.optimization.gradient_based import GradientBased
+from mapsto.algorithms.optimization.inner import trainable
 from mapsto.algorithms.optimization.optimizers import CoordinateRates
-from mapsto.applied import call
-from mapsto.episode import Examples, Tree
-from mapsto.learner import MetaLearner
+from mapsto.episode import Tree
 from mapsto.losses import cross_entropy
 
 
-class MetaSGD(MetaLearner):
+class MetaSGD(GradientBased):
     """Learn an initialisation theta and a rate alpha for each of its coordinates (Algorithm 1 of the paper).
 
     A task's model is theta' = theta - alpha * grad L(theta), coordinate by coordinate. Rates may be negative, so alpha
@@ -45,21 +43,5 @@ class MetaSGD(MetaLearner):
         adapts: str | Sequence[str] = "",
         criterion: Callable[[Tensor, Tree], Tensor] = cross_entropy,
     ) -> None:
-        super().__init__()
-        self.model, self.steps, self.first_order, self.adapts = model, steps, first_order, adapts
-        self.alpha = CoordinateRates(trainable(model, adapts), lr)
-        self.criterion = criterion
-        self.exact = not first_order
-
-    def adapt(self, support: Examples) -> Adapted:
-        fast = unroll(
-            lambda theta: self.criterion(call(self.model, theta, support.x), support.y),
-            trainable(self.model, self.adapts),
-            self.alpha,
-            self.steps or 0,
-            differentiable=not self.first_order,
-        )
-        return Adapted(fast, support.x)
-
-    def predict(self, fast: Adapted, x: Tree) -> Tensor:
-        return call(self.model, fast.params, x, fast.support_x)
+        rates = CoordinateRates(trainable(model, adapts), lr)
+        super().__init__(model, rates, steps, first_order, False, adapts, criterion)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from mapsto.algorithms.optimization.gradient_based import Adapted
 from mapsto.algorithms.optimization.inner import InnerOptimizer, Params, trainable, unroll
-from mapsto.algorithms.optimization.maml import Adapted
 from mapsto.algorithms.optimization.optimizers import SGD
 from mapsto.applied import call
 from mapsto.episode import Examples, Tree

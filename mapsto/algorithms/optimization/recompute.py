@@ -1,7 +1,7 @@
 """Inner steps that keep no graph: each is computed again when the meta-gradient comes back through it.
 
 Memory then holds one step's graph, and per step only the parameters (T. Chen et al. Training Deep Nets with Sublinear
-Memory Cost. 2016. https://arxiv.org/abs/1604.06174), for about half as much time again.
+Memory Cost. 2016. https://arxiv.org/abs/1604.06174), for more time.
 """
 
 from collections.abc import Callable, Sequence

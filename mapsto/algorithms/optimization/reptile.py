@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mapsto.algorithms.optimization.inner import InnerOptimizer, Params, gradients, trainable
+from mapsto.algorithms.optimization.inner import InnerOptimizer, Params, gradients, refuse_learnable, trainable
 from mapsto.algorithms.optimization.optimizers import Adam
 from mapsto.applied import call
 from mapsto.episode import Episode, Examples, Tree
@@ -74,11 +74,7 @@ class Reptile(MetaLearner):
         super().__init__()
         self.model, self.steps, self.batch, self.test_batch = model, steps, batch, test_batch
         self.optimizer = optimizer or Adam(lr, betas=(0.0, 0.999))
-        if any(p.requires_grad for p in self.optimizer.parameters()):
-            raise ValueError(
-                f"{type(self.optimizer).__name__} has parameters that Reptile can't learn: freeze them "
-                "(requires_grad=False) or use MAML"
-            )
+        refuse_learnable(self.optimizer, "Reptile")
         self.criterion = criterion
         self.carry = self.sequential = carry
         carried = _tensors(self.optimizer.init(trainable(model))) if carry else []

@@ -1,0 +1,1 @@
+"""Learners that read the support set and answer by a forward pass: memory, attention, context."""
