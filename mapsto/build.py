@@ -4,6 +4,7 @@ import inspect
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from mapsto.checkpoint import load_weights
 from mapsto.data import (
     CIFARFS,
     FC100,
+    Completion,
     Folder,
+    GaussianProcess,
     Glyphs,
     Labelled,
     MiniImageNet,
@@ -30,6 +33,7 @@ from mapsto.learner import MetaLearner
 from mapsto.losses import mse
 from mapsto.models import MLP, Conv4
 from mapsto.models.frozen import Frozen
+from mapsto.models.relation import ConvMaps
 from mapsto.models.resnet12 import ResNet12
 from mapsto.recipes import Settings
 
@@ -39,10 +43,10 @@ ALGORITHMS: dict[str, type[MetaLearner]] = {
     if isinstance(thing, type) and issubclass(thing, MetaLearner)
 }
 """What mapsto/algorithms/__init__.py exports, by the class's name in lower case. Each may ask for the `model`; for its
-`features`, the size of the model's outputs; for the `way` of the training tasks, or the number of training `classes`; and
-for the `inputs` and `outputs` of an example, if it makes a network of its own."""
+`features`, the size of the model's outputs; for the `way` of the training tasks, or the number of training `classes`;
+and for the `inputs` and `outputs` of an example, if it makes a network of its own."""
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "conv4": Conv4, "resnet12": ResNet12}
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "conv4": Conv4, "convmaps": ConvMaps, "resnet12": ResNet12}
 """Each takes `outputs` (0 for an embedding), and may ask for the `inputs` of an example, all axes together, or for the
 `channels` and `size` of images."""
 
@@ -59,6 +63,9 @@ IMAGES: dict[str, Callable[..., Any]] = {
     "folder": Folder,
 }
 """Data sets with `train`, `val` and `test`, each `Labelled`."""
+
+FUNCTIONS: dict[str, Callable[..., Reshapable]] = {"sinusoid": Sinusoid, "gaussian-process": GaussianProcess}
+"""Tasks of regression; each takes `shot`, `query`, `seed` and `device`. "completion" makes some of a set of images."""
 
 
 def learner(settings: Settings, inputs: tuple[int, ...], outputs: int = 1) -> MetaLearner:
@@ -147,8 +154,15 @@ def sources(
     """
     shapes = {"train": settings.train, "val": settings.test, "test": settings.test}
     seeds = {part: settings.seed * 3 + i for i, part in enumerate(("train", "val", "test"))}
-    if settings.data == "sinusoid":
-        return {p: Sinusoid(shapes[p].shot, shapes[p].query, seed=seeds[p], device=device) for p in parts}
+    if settings.data in FUNCTIONS:
+        make, options = FUNCTIONS[settings.data], settings.data_options
+        return {
+            p: make(shot=shapes[p].shot, query=shapes[p].query, seed=seeds[p], device=device, **options) for p in parts
+        }
+    if settings.data == "completion":
+        rest = dict(settings.data_options)
+        data = images(replace(settings, data=str(rest.pop("of", "glyphs")), data_options=rest))
+        return {p: Completion(data[p], shapes[p].shot, shapes[p].query, seed=seeds[p], device=device) for p in parts}
     data = images(settings)
     return {p: tasks(data[p], shapes[p], seeds[p], device) for p in parts}
 

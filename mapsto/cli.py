@@ -4,9 +4,9 @@ import ctypes
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +19,7 @@ from mapsto.errors import MapstoError
 from mapsto.evaluate import Scores
 from mapsto.finished import judge
 from mapsto.recipes import DEFAULT, Settings, recipe
+from mapsto.recipes.settings import Value
 from mapsto.train import Diverged
 
 USAGE = """usage: mapsto COMMAND ...
@@ -76,6 +77,10 @@ class Evaluate:
     """Query examples a class."""
     steps: int | None = None
     """Inner steps."""
+    data: str | None = None
+    """Another data set of images, whose test classes to judge on; they are brought to the trained size and colours."""
+    data_options: Mapping[str, Value] = field(default_factory=dict)
+    """That data set's own settings."""
     device: str | None = None
     """Where to compute, where not as in training."""
     json: bool = False
@@ -176,7 +181,8 @@ def _evaluate(words: list[str]) -> None:
     a = tyro.cli(Evaluate, args=words, prog="mapsto evaluate")
     with closing(_Bars(0, "")) as bars:
         result = judge(
-            a.run, tasks=a.tasks, way=a.way, shot=a.shot, query=a.query, steps=a.steps, device=a.device,
+            a.run, tasks=a.tasks, way=a.way, shot=a.shot, query=a.query, steps=a.steps,
+            data=a.data, data_options=a.data_options, device=a.device,
             command=shlex.join(["mapsto", "evaluate", *words]), progress=bars.judge,
         )  # fmt: skip
     _print(result, a.json)
@@ -211,9 +217,10 @@ def _print(result: dict, as_json: bool) -> None:
     score, interval = result["score"] * scale, result["interval"] * scale
     steps = "" if result["steps"] is None else f", {result['steps']} inner steps"
     shape = f"{result['way']}-way {result['shot']}-shot" if result["metric"] == "accuracy" else f"{result['shot']}-shot"
+    where = f" on {result['data']}" if "data" in result else ""
     print(
-        f"{result['metric']} {score:.2f}{unit} ± {interval:.2f} (95 % interval; {result['tasks']} test tasks, {shape}, "
-        f"{result['query']} queries{steps}, norm: {result['norm']}, seed {result['seed']})"
+        f"{result['metric']}{where} {score:.2f}{unit} ± {interval:.2f} (95 % interval; {result['tasks']} test tasks, "
+        f"{shape}, {result['query']} queries{steps}, norm: {result['norm']}, seed {result['seed']})"
     )
 
 

@@ -1,8 +1,8 @@
 """Finished runs: read one back from its folder, judge it."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,17 @@ import torch
 import mapsto
 from mapsto import build
 from mapsto.checkpoint import load_weights, read_json, write_json
+from mapsto.data import Tasks
+from mapsto.data.fitted import fitted
 from mapsto.episode import Range, Reshapable, Shape
 from mapsto.errors import MapstoError
 from mapsto.evaluate import Scores, evaluate
 from mapsto.learner import MetaLearner
-from mapsto.metrics import accuracy, mse
+from mapsto.metrics import accuracy, log_likelihood, mse
 from mapsto.recipes import Settings
+from mapsto.recipes.settings import Value
 
-METRICS = {"accuracy": accuracy, "mse": mse}
+METRICS = {"accuracy": accuracy, "mse": mse, "log_likelihood": log_likelihood}
 
 
 @dataclass
@@ -41,7 +44,7 @@ def load(folder: Path, device: str | None = None) -> Run:
     config, settings = read_config(folder)
     config["device"] = usable(device or config["device"])
     test = build.sources(settings, ("test",), config["device"])["test"]
-    learner = build.learner(settings, build.inputs(test)).to(config["device"])
+    learner = build.learner(settings, *build.sizes(test)).to(config["device"])
     load_weights(folder / "weights.safetensors", learner)
     return Run(folder, config, settings, learner.eval(), test)
 
@@ -54,6 +57,8 @@ def judge(
     shot: Range | None = None,
     query: int | None = None,
     steps: int | None = None,
+    data: str | None = None,
+    data_options: Mapping[str, Value] | None = None,
     device: str | None = None,
     command: str | None = None,
     progress: Callable[[int, int, float], None] | None = None,
@@ -64,6 +69,9 @@ def judge(
     Args:
         folder: the run.
         tasks: how many; the other numbers are those of `evaluate`.
+        data: another data set of images, whose test classes to judge on; as `mapsto.data.fitted` brings them to the
+            size and colours of the training. Intensities are kept: bright ink is what mapsto's own sets have.
+        data_options: that data set's own settings.
         device: where to compute, where not as in training.
         command: for the record, where not that of the training.
         progress: called with the tasks done, their total, and the score so far.
@@ -71,7 +79,7 @@ def judge(
 
     Returns:
         The result: `score` (0 to 1 for accuracy), `interval` (half-width, 95 %), `tasks`, and the protocol; after
-        training, and for regression wherever no steps are given, also `by_steps`.
+        training, and for regression wherever no steps are given, also `by_steps`; on other data also `data`, its name.
 
     Raises:
         MapstoError: the folder holds no finished run, or its model or data can't do such tasks.
@@ -80,6 +88,8 @@ def judge(
         at_least(name, value, least)
     run = load(folder, device)
     settings = run.settings
+    if data is not None:
+        run.test = _other(run, data, data_options or {})
     check_tasks(settings, run.learner, way, steps)
     total = tasks or settings.tasks
     inner = steps if steps is not None else settings.test_steps
@@ -112,6 +122,8 @@ def judge(
         "device": run.config["device"],
         "threads": torch.get_num_threads(),
     }
+    if data is not None:
+        result["data"] = data
     regression = settings.metric == "mse"
     if scores.steps is not None and steps is None and (regression or train_seconds is not None):
         costly = set() if regression or scores.steps >= 5 else {5, 10}
@@ -123,6 +135,18 @@ def judge(
         result["cpus"] = os.cpu_count()
         write_json(folder / "result.json", result)
     return result
+
+
+def _other(run: Run, data: str, options: Mapping[str, Value]) -> Tasks:
+    """The run's test tasks, but of the test classes of another data set."""
+    if not isinstance(run.test, Tasks):
+        raise MapstoError(f"{run.folder} was trained on {run.settings.data}, so it can't be judged on images of {data}")
+    try:
+        part = build.images(replace(run.settings, data=data, data_options=options))["test"]
+    except TypeError as error:
+        raise MapstoError(f"the data set {data} can't be had with options {dict(options)}: {error}") from None
+    shape, _ = build.sizes(run.test)
+    return build.tasks(fitted(part, shape), run.test.shape, run.test.seed, run.config["device"])
 
 
 def read_config(folder: Path) -> tuple[dict[str, Any], Settings]:

@@ -135,13 +135,20 @@ def changed(run: Result) -> str:
     """In what its test tasks are not those of the recipe; empty where they are."""
     test = RECIPES[run["recipe"]].settings.test
     way = "" if run["way"] == test.way else f", tested {run['way']}-way"
-    shot = "" if run["shot"] == test.shot else f", tested with {run['shot']} shots"
-    return way + shot
+    number = tuple(run["shot"]) if isinstance(run["shot"], list) else run["shot"]  # a range, in JSON
+    shot = "" if number == test.shot else f", tested with {number} shots"
+    data = f", tested on {run['data']}" if "data" in run else ""
+    return way + shot + data
 
 
 def reported(run: Result) -> str | None:
-    """What the paper reports for the same learner and job: the recipe's, or that of its sibling of another shape."""
+    """What the paper reports for the same learner and job, also where the test tasks have another shape."""
     name = run["recipe"]
+    if "data" in run:
+        return None
     if changed(run):
-        name = re.sub(r"-\d+way-\d+shot$", "", name) + f"-{run['way']}way-{run['shot']}shot"
+        shape = f"{run['way']}way-{run['shot']}shot"
+        if shape in RECIPES[name].elsewhere:
+            return RECIPES[name].elsewhere[shape]
+        name = re.sub(r"-\d+way-\d+shot$", "", name) + f"-{shape}"
     return RECIPES[name].paper if name in RECIPES else None

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from mapsto.losses import mse
+from mapsto.losses import gaussian_nll, mse
 
-__all__ = ["accuracy", "mse"]
+__all__ = ["accuracy", "log_likelihood", "mse"]
 
 
 def accuracy(prediction: Tensor, y: Tensor) -> Tensor:
@@ -24,3 +24,8 @@ def accuracy(prediction: Tensor, y: Tensor) -> Tensor:
     right = (prediction.argmax(1) == y.argmax(1)).to(torch.float64).mean()
     # argmax makes a class of NaN too, and its score would look like any other
     return right.where(~prediction.isnan().any(), torch.nan)
+
+
+def log_likelihood(prediction: Tensor, y: Tensor) -> Tensor:
+    """Mean over points of the log-likelihood, in nats, of `y` `[n, d]` under independent Gaussians `[n, 2 d]`."""
+    return -gaussian_nll(prediction, y)

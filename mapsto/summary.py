@@ -10,7 +10,8 @@ from torch import Tensor
 from mapsto import plots, report
 from mapsto.algorithms import ProtoNet
 from mapsto.checkpoint import read_json
-from mapsto.data import Sinusoid
+from mapsto.data import Completion, GaussianProcess, Sinusoid
+from mapsto.data.points import given
 from mapsto.episode import Episode, Examples, unstack
 from mapsto.finished import Run, load
 from mapsto.recipes import RECIPES
@@ -40,8 +41,14 @@ def write_report(folder: Path) -> None:
         trained = int(run.learner.steps or 0)
         text = "The score after each number of inner steps; the mark is the number trained with."
         sections.append(("Score against inner steps", text, plots.score_by_steps(scores, result["metric"], trained)))
-    waves = isinstance(run.test, Sinusoid)
-    sections += _waves(run, result) if waves else _pictures(run, unstack(run.test.batch(0, SHOWN)))
+    if isinstance(run.test, Sinusoid):
+        sections += _waves(run, result)
+    elif isinstance(run.test, GaussianProcess):
+        sections += _bands(run)
+    elif isinstance(run.test, Completion):
+        sections += _completions(run)
+    else:
+        sections += _pictures(run, unstack(run.test.batch(0, SHOWN)))
     report.render(folder / "report.html", result["recipe"], _facts(run, result), sections)
 
 
@@ -117,3 +124,37 @@ def _waves(run: Run, result: dict[str, Any]) -> list[tuple[str, str, Any]]:
     true = waves[:, :1] * torch.sin(grid[:, 0] - waves[:, 1:])
     figure = plots.regression_fits(support.x, support.y, grid[None].expand(6, -1, 1), true, curves)
     return [("Test tasks", "A few points of an unknown sine wave, and the fit after some inner steps.", figure)]
+
+
+def _bands(run: Run) -> list[tuple[str, str, Any]]:
+    assert isinstance(run.test, GaussianProcess)
+    episodes, grid = unstack(run.test.batch(0, 4)), torch.linspace(-2, 2, 200)
+    with torch.no_grad():
+        found = torch.stack([run.learner.predict(run.learner.adapt(e.support), grid[:, None]) for e in episodes])
+    exact = run.test.posterior(0, 4, grid)
+    figure = plots.regression_bands([given(e.support) for e in episodes], grid, {run.settings.algorithm: found}, exact)
+    text = "What is predicted from a few points of a function, beside the exact posterior, which knows the kernel."
+    return [("Test tasks", text, figure)]
+
+
+def _completions(run: Run) -> list[tuple[str, str, Any]]:
+    assert isinstance(run.test, Completion)
+    truth, places = run.test.pictures(0, 2), run.test.places
+    values, shares = truth.flatten(2).transpose(1, 2), (0.02, 0.1, 0.5, 1.0)
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))
+    known: dict[str, Tensor] = {}
+    guesses: dict[str, tuple[Tensor, Tensor]] = {}
+    for share in shares:
+        chosen = order[: max(1, round(share * len(places)))]
+        with torch.no_grad():
+            found = torch.stack(
+                [run.learner.predict(run.learner.adapt(Examples(places[chosen], y[chosen])), places) for y in values]
+            )
+        name = f"{share:.0%} of pixels".replace("%", " %")
+        mask = torch.zeros(len(places), dtype=torch.bool)
+        mask[chosen] = True
+        known[name] = mask.view(1, *truth.shape[2:]).expand(len(truth), -1, -1)
+        mean, deviation = (part.transpose(1, 2).reshape(truth.shape) for part in found.chunk(2, 2))
+        guesses[name] = (mean, deviation)
+    text = "A picture never seen, told from some of its pixels: the mean, and where it is in doubt."
+    return [("Test pictures", text, plots.completions(truth, known, guesses))]

@@ -1,6 +1,12 @@
 """Meta-learners, one paper a file."""
 
+from mapsto.algorithms.metric.matching import Matching as Matching
 from mapsto.algorithms.metric.protonet import ProtoNet as ProtoNet
+from mapsto.algorithms.metric.relation import Relation as Relation
+from mapsto.algorithms.metric.siamese import Siamese as Siamese
+from mapsto.algorithms.model_based.neural_process import ANP as ANP
+from mapsto.algorithms.model_based.neural_process import CNP as CNP
+from mapsto.algorithms.model_based.neural_process import NP as NP
 from mapsto.algorithms.optimization.cavia import CAVIA as CAVIA
 from mapsto.algorithms.optimization.imaml import IMAML as IMAML
 from mapsto.algorithms.optimization.inner import InnerOptimizer as InnerOptimizer

@@ -1,7 +1,9 @@
 """A user's own images: one folder, one sub-folder a class."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,7 +11,10 @@ import torch
 from mapsto.data.labelled import Labelled
 from mapsto.errors import DataError, MapstoError
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 class Folder:
@@ -26,11 +31,10 @@ class Folder:
 def image_folder(path: str | Path, size: int | tuple[int, int] = 28, channels: int = 1) -> Labelled:
     """Read `path/<class>/<image>` for every sub-folder and image, in sorted order; hidden ones are skipped.
 
-    Images are turned upright (EXIF), converted, and resized with an antialiasing filter, without keeping their aspect
-    ratio; intensities are kept as they are (dark ink stays dark). Of an animation the first frame is read.
+    Images are read as by `read_image`; intensities are kept as they are (dark ink stays dark).
 
     Args:
-        path: the folder; images are png, jpg, jpeg, bmp, webp or gif.
+        path: the folder; images are png, jpg, jpeg, bmp, webp, gif, tif or tiff.
         size: height and width of the result in pixels; one number for both.
         channels: 1 for grey, 3 for red, green and blue.
 
@@ -46,21 +50,53 @@ def image_folder(path: str | Path, size: int | tuple[int, int] = 28, channels: i
         raise MapstoError(f"image_folder needs a size of at least 1 pixel, not {size}.")
     if channels not in (1, 3):
         raise MapstoError(f"image_folder makes images of 1 or 3 channels, not {channels}.")
+    classes = class_folders(path)
+    images = [_pixels(file, height, width, channels) for files in classes.values() for file in files]
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes.values()])
+    x = torch.from_numpy(np.ascontiguousarray(np.stack(images)))  # stacked colours keep a strided layout
+    return Labelled(x, labels.astype(np.int64), list(classes))
+
+
+def class_folders(path: str | Path) -> dict[str, list[Path]]:
+    """The images of each sub-folder, by the sub-folder's name, both in sorted order; hidden ones are skipped.
+
+    Raises:
+        DataError: there is no such folder or no sub-folder in it, or a sub-folder has no image.
+    """
     root = Path(path)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: give one that holds a sub-folder of images for each class.")
-    classes = [folder for folder in _visible(root) if folder.is_dir()]
+    classes = {folder.name: image_files(folder) for folder in _visible(root) if folder.is_dir()}
     if not classes:
         raise DataError(f"{root} has no sub-folders: put the images of each class in a sub-folder of their own.")
-    images, labels = [], []
-    for label, folder in enumerate(classes):
-        files = [file for file in _visible(folder) if file.suffix.lower() in _SUFFIXES]
+    for name, files in classes.items():
         if not files:
-            raise DataError(f"{folder} holds no image ({', '.join(_SUFFIXES)}): add some or remove the folder.")
-        images += [_read(file, height, width, channels) for file in files]
-        labels += [label] * len(files)
-    x = torch.from_numpy(np.ascontiguousarray(np.stack(images)))  # stacked colours keep a strided layout
-    return Labelled(x, np.array(labels, np.int64), [folder.name for folder in classes])
+            raise DataError(f"{root / name} holds no image ({', '.join(_SUFFIXES)}): add some or remove the folder.")
+    return classes
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images that lie in a folder itself, in sorted order; hidden ones are skipped."""
+    return [file for file in _visible(folder) if file.suffix.lower() in _SUFFIXES]
+
+
+def read_image(file: "str | Path | Picture", size: int, channels: int) -> np.ndarray:
+    """One image: turned upright (EXIF), converted, and resized with an antialiasing filter.
+
+    Its aspect ratio is not kept. What is transparent becomes white. Of an animation the first frame is read.
+
+    Args:
+        file: a path, or an image of Pillow's.
+        size: height and width of the result in pixels.
+        channels: 1 for grey, 3 for red, green and blue.
+
+    Returns:
+        uint8 `[channels, size, size]`.
+
+    Raises:
+        DataError: the file cannot be read as an image.
+    """
+    return _pixels(file, size, size, channels)
 
 
 def split_classes(
@@ -97,15 +133,17 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _read(file: Path, height: int, width: int, channels: int) -> np.ndarray:
-    """One image: uint8 `[channels, height, width]`."""
+def _pixels(file: "str | Path | Picture", height: int, width: int, channels: int) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file) as opened:
+        with nullcontext(file) if isinstance(file, Image.Image) else Image.open(file) as opened:
             upright = ImageOps.exif_transpose(opened)
             if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit greys to white
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
             image = upright.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} cannot be read as an image ({error}): repair it or remove it.") from error

@@ -4,6 +4,7 @@ B. M. Lake, R. Salakhutdinov, J. B. Tenenbaum. Human-level concept learning thro
 Science 350(6266), 2015. https://github.com/brendenlake/omniglot, MIT licence.
 Split "vinyals": O. Vinyals et al. Matching Networks for One Shot Learning, 2016, https://arxiv.org/abs/1606.04080; the
 list is the one of torchmeta (MIT licence), whose alphabet Gurmukhi lies partly in train and partly in test.
+Split "background": E. Triantafillou et al. Meta-Dataset, 2020, https://arxiv.org/abs/1903.03096.
 """
 
 import hashlib
@@ -30,8 +31,15 @@ _ZIPS = {
 _ASSET = Path(__file__).parent / "assets" / "omniglot_vinyals.json"
 _CHARACTERS, _DRAWERS, _SIDE = 1623, 20, 28
 _RANDOM = (1100, 1200)  # where the random split cuts the shuffled characters: 1,100 train, 100 val, 423 test
+_SMALLEST = (  # the five background alphabets with the fewest characters, Meta-Dataset's for validation
+    "Alphabet_of_the_Magi",
+    "Blackfoot_(Canadian_Aboriginal_Syllabics)",
+    "Inuktitut_(Canadian_Aboriginal_Syllabics)",
+    "Ojibwe_(Canadian_Aboriginal_Syllabics)",
+    "Tagalog",
+)
 
-Split = Literal["vinyals", "random"]
+Split = Literal["vinyals", "random", "background"]
 
 
 class Omniglot:
@@ -43,9 +51,11 @@ class Omniglot:
     Args:
         split: `"vinyals"`: 1,028 / 172 / 423 characters, the list in common use. `"random"`: 1,100 / 100 / 423 drawn
             from `seed`, as in MAML's code (https://github.com/cbfinn/maml: 1,200 characters less 100 for validation).
+            `"background"`: 883 / 81 / 659, whole alphabets: Lake's background set of 30, its five smallest for
+            validation, and his evaluation set of 20 for test, as in Meta-Dataset. The other two splits mix these sets.
         rotations: whether each character, turned counter-clockwise by 0, 90, 180 and 270 degrees, is four classes, in
             all three parts, as in Prototypical Networks.
-        seed: draws the random split; unused by `"vinyals"`.
+        seed: draws the random split; unused by the others.
 
     Attributes:
         train, val, test: a `Labelled` each; names are `"Alphabet/character01"`, with `"/rot090"` where `rotations`.
@@ -60,8 +70,16 @@ class Omniglot:
             raise MapstoError(f"Omniglot has no split {split!r}: choose one of {', '.join(get_args(Split))}.")
         images = cached_array(f"omniglot-{_SIDE}-lanczos-v1", _images)
         names = _names()
-        parts = _vinyals(names) if split == "vinyals" else _random(seed)
+        parts = {"vinyals": _vinyals, "random": lambda _: _random(seed), "background": _background}[split](names)
         self.train, self.val, self.test = (_labelled(images, names, part, rotations) for part in parts)
+
+
+def alphabets(names: list[str]) -> list[list[int]]:
+    """The classes of each alphabet, as indices into the names of a part, in the order of their first classes."""
+    found: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        found.setdefault(name.partition("/")[0], []).append(i)
+    return list(found.values())
 
 
 def _labelled(images: np.ndarray, names: list[str], part: list[int], rotations: bool) -> Labelled:
@@ -85,6 +103,15 @@ def _vinyals(names: list[str]) -> list[list[int]]:
 def _random(seed: int) -> list[list[int]]:
     order = np.random.default_rng(seed).permutation(_CHARACTERS)
     return [sorted(part.tolist()) for part in np.split(order, _RANDOM)]
+
+
+def _background(names: list[str]) -> list[list[int]]:
+    background = json.loads(_ASSET.read_text())["background"]
+    parts: list[list[int]] = [[], [], []]
+    for i, name in enumerate(names):
+        alphabet = name.partition("/")[0]
+        parts[2 if alphabet not in background else 1 if alphabet in _SMALLEST else 0].append(i)
+    return parts
 
 
 def _names() -> list[str]:
@@ -116,15 +143,20 @@ def verify() -> None:
 
 def _images() -> np.ndarray:
     """Decode both archives: uint8 `[1623, 20, 28, 28]`, ink bright."""
-    from PIL import Image
-
     small = []
     for file, digest in _ZIPS.items():
         with zipfile.ZipFile(find("omniglot", file, _URL + file, digest, _content)) as archive:
             for member in tqdm(_members(archive), desc=f"decoding {file}", disable=None):
-                image = Image.open(io.BytesIO(archive.read(member))).convert("L")
-                small.append(255 - np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)))
+                small.append(reduced(archive.read(member)))
     return np.stack(small).reshape(_CHARACTERS, _DRAWERS, _SIDE, _SIDE)
+
+
+def reduced(png: bytes) -> np.ndarray:
+    """An original picture of a character in the pixels of `Omniglot`: uint8 `[28, 28]`, ink bright."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(png)).convert("L")
+    return 255 - np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
 
 
 def _members(archive: zipfile.ZipFile) -> list[str]:

@@ -194,7 +194,11 @@ class _NormReluPoolBackward(Function):
         g, x, weight, mean, r, best, where, y, dw, db = ctx.saved_tensors
         m = x.numel() / x.shape[1]
         u = u.contiguous(memory_format=torch.channels_last)
-        at = u if where is None else _rows(u).gather(1, _rows(where)).view(best.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+        at = (
+            u
+            if where is None
+            else _rows(u).gather(1, _rows(where)).view(best.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+        )
         uh, su = _sums(u, x, mean, r)
         ug, _ = _sums(g, at, torch.zeros_like(mean), torch.ones_like(r))
         scale = weight * r

@@ -6,7 +6,7 @@ A learner's first recipe here is the one that README shows.
 import difflib
 
 from mapsto.errors import MapstoError
-from mapsto.recipes import cifar, glyphs, metric, optimization, sinusoid
+from mapsto.recipes import cifar, comparing, glyphs, metric, neural_process, optimization, sinusoid
 from mapsto.recipes.settings import Paper as Paper
 from mapsto.recipes.settings import Recipe as Recipe
 from mapsto.recipes.settings import Settings as Settings
@@ -14,8 +14,10 @@ from mapsto.recipes.settings import Settings as Settings
 RECIPES: dict[str, Recipe] = {
     **optimization.RECIPES,
     **metric.RECIPES,
+    **comparing.RECIPES,
     **cifar.RECIPES,
     **sinusoid.RECIPES,
+    **neural_process.RECIPES,
     **glyphs.RECIPES,
 }
 DEFAULT = "protonet/glyphs-5way-1shot"

@@ -43,7 +43,7 @@ class Settings:
     """Over all steps: constant, constant and over the last quarter linearly to 0, or to 0 linearly or by a cosine."""
     clip: float | None = None
     """The largest norm of the meta-gradient."""
-    metric: Literal["accuracy", "mse"] = "accuracy"
+    metric: Literal["accuracy", "mse", "log_likelihood"] = "accuracy"
     """One task's score."""
     tasks: int = 1000
     """Test tasks."""
@@ -72,6 +72,7 @@ class Recipe:
         origin: the learner's paper.
         paper: the number reported for the same job, by inner steps for regression; None where there is none.
         protocol: how that number was made, by whom where not in the learner's paper, and what differs here.
+        elsewhere: what the paper reports for other test tasks, by shape as in "20way-5shot".
         gap: why the measured number is more than 1.5 points from the paper's, where it is.
 
     In the last two `{steps}` stands for the meta-steps taken.
@@ -83,3 +84,4 @@ class Recipe:
     paper: str | None
     protocol: str
     gap: str = ""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)

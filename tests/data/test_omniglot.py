@@ -27,11 +27,33 @@ def test_names_are_the_characters_in_order_of_path() -> None:
     assert (names[964], names[-1]) == ("Angelic/character01", "ULOG/character26")
 
 
-@pytest.mark.parametrize("kind", ["vinyals", "random"])
+SPLITS = {
+    "vinyals": (omniglot._vinyals(omniglot._names()), [1028, 172, 423]),
+    "random": (omniglot._random(0), [1100, 100, 423]),
+    "background": (omniglot._background(omniglot._names()), [883, 81, 659]),
+}
+
+
+@pytest.mark.parametrize("kind", SPLITS)
 def test_splits_partition_the_characters(kind: str) -> None:
-    parts = omniglot._vinyals(omniglot._names()) if kind == "vinyals" else omniglot._random(0)
-    assert [len(part) for part in parts] == ([1028, 172, 423] if kind == "vinyals" else [1100, 100, 423])
+    parts, sizes = SPLITS[kind]
+    assert [len(part) for part in parts] == sizes
     assert sorted(i for part in parts for i in part) == list(range(1623))
+
+
+def test_the_background_split_keeps_alphabets_whole() -> None:
+    names = omniglot._names()
+    held = [[names[i] for i in part] for part in omniglot._background(names)]
+    kinds = [{name.partition("/")[0] for name in part} for part in held]
+    assert [len(kind) for kind in kinds] == [25, 5, 20] and not set.intersection(*kinds)
+    assert sorted(held[0] + held[1]) == sorted(names[:964])  # Lake's background set
+    sizes = [[len(classes) for classes in omniglot.alphabets(part)] for part in held]
+    assert sorted(sizes[1]) == [14, 14, 16, 17, 20] and min(sizes[0]) >= 20  # as Meta-Dataset says of its five
+
+
+def test_alphabets_of_a_part() -> None:
+    names = ["A/character01/rot000", "A/character01/rot090", "B/character01", "A/character02"]
+    assert omniglot.alphabets(names) == [[0, 1, 3], [2]]
 
 
 def test_random_split_depends_on_the_seed() -> None:
