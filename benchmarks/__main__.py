@@ -14,12 +14,14 @@ from benchmarks.gradients import GRADIENTS
 from benchmarks.machine import cores, describe
 from benchmarks.race import as_json, race
 from benchmarks.sampling import SAMPLING
+from benchmarks.sequences import SEQUENCES
 
-CONTESTS: dict[str, Contest] = {**GRADIENTS, **SAMPLING, **EVALUATION}
+CONTESTS: dict[str, Contest] = {**GRADIENTS, **SAMPLING, **EVALUATION, **SEQUENCES}
 WHERE = {
     **dict.fromkeys(GRADIENTS, "benchmarks.gradients:GRADIENTS"),
     **dict.fromkeys(SAMPLING, "benchmarks.sampling:SAMPLING"),
     **dict.fromkeys(EVALUATION, "benchmarks.evaluation:EVALUATION"),
+    **dict.fromkeys(SEQUENCES, "benchmarks.sequences:SEQUENCES"),
 }
 
 

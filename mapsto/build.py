@@ -16,14 +16,19 @@ from mapsto.checkpoint import load_weights
 from mapsto.data import (
     CIFARFS,
     FC100,
+    Batches,
     Completion,
+    Digits,
     Folder,
     GaussianProcess,
     Glyphs,
     Labelled,
     MiniImageNet,
     Omniglot,
+    Presentations,
+    Projections,
     Sinusoid,
+    Tables,
     Tasks,
     TieredImageNet,
 )
@@ -33,6 +38,7 @@ from mapsto.learner import MetaLearner
 from mapsto.losses import mse
 from mapsto.models import MLP, Conv4
 from mapsto.models.frozen import Frozen
+from mapsto.models.pixels import Pixels
 from mapsto.models.relation import ConvMaps
 from mapsto.models.resnet12 import ResNet12
 from mapsto.recipes import Settings
@@ -40,13 +46,19 @@ from mapsto.recipes import Settings
 ALGORITHMS: dict[str, type[MetaLearner]] = {
     name.lower(): thing
     for name, thing in vars(algorithms).items()
-    if isinstance(thing, type) and issubclass(thing, MetaLearner)
+    if isinstance(thing, type) and issubclass(thing, MetaLearner) and thing is not algorithms.Refined  # of a learner
 }
 """What mapsto/algorithms/__init__.py exports, by the class's name in lower case. Each may ask for the `model`; for its
 `features`, the size of the model's outputs; for the `way` of the training tasks, or the number of training `classes`;
 and for the `inputs` and `outputs` of an example, if it makes a network of its own."""
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "conv4": Conv4, "convmaps": ConvMaps, "resnet12": ResNet12}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "conv4": Conv4,
+    "convmaps": ConvMaps,
+    "resnet12": ResNet12,
+    "pixels": Pixels,
+}
 """Each takes `outputs` (0 for an embedding), and may ask for the `inputs` of an example, all axes together, or for the
 `channels` and `size` of images."""
 
@@ -60,6 +72,7 @@ IMAGES: dict[str, Callable[..., Any]] = {
     "fc100": FC100,
     "mini-imagenet": MiniImageNet,
     "tiered-imagenet": TieredImageNet,
+    "digits": Digits,
     "folder": Folder,
 }
 """Data sets with `train`, `val` and `test`, each `Labelled`."""
@@ -125,7 +138,7 @@ def backbone(folder: Path, inputs: tuple[int, ...]) -> Frozen:
     _, settings = read_config(folder)
     with torch.random.fork_rng(devices=[]):  # else that run's seed would decide what is drawn next
         trained = learner(settings, inputs)
-    if not trained.headless:
+    if not trained.headless or "model" not in dict(trained.named_children()):
         raise MapstoError(f"the model of {folder} has a head: take the run of a learner that embeds, such as protonet")
     load_weights(folder / "weights.safetensors", trained)
     return Frozen(trained.get_submodule("model"))
@@ -154,17 +167,42 @@ def sources(
     """
     shapes = {"train": settings.train, "val": settings.test, "test": settings.test}
     seeds = {part: settings.seed * 3 + i for i, part in enumerate(("train", "val", "test"))}
+    make = _maker(settings, device)
+    return {part: make(part, shapes[part], seeds[part]) for part in parts}
+
+
+def _maker(settings: Settings, device: str) -> Callable[[str, Shape, int], Reshapable]:
+    """From a part's name, the shape of its tasks and their seed to their source."""
+    options: dict[str, Any] = dict(settings.data_options)
     if settings.data in FUNCTIONS:
-        make, options = FUNCTIONS[settings.data], settings.data_options
-        return {
-            p: make(shot=shapes[p].shot, query=shapes[p].query, seed=seeds[p], device=device, **options) for p in parts
-        }
+        function = FUNCTIONS[settings.data]
+        return lambda part, shape, seed: function(
+            shot=shape.shot, query=shape.query, seed=seed, device=device, **options
+        )
+    if settings.data == "tables":
+        return lambda part, shape, seed: Tables(shape.way, shape.shot, shape.query, seed=seed, device=device, **options)
     if settings.data == "completion":
-        rest = dict(settings.data_options)
-        data = images(replace(settings, data=str(rest.pop("of", "glyphs")), data_options=rest))
-        return {p: Completion(data[p], shapes[p].shot, shapes[p].query, seed=seeds[p], device=device) for p in parts}
-    data = images(settings)
-    return {p: tasks(data[p], shapes[p], seeds[p], device) for p in parts}
+        data = images(replace(settings, data=options.pop("of", "glyphs"), data_options=options))
+        return lambda part, shape, seed: Completion(data[part], shape.shot, shape.query, seed=seed, device=device)
+    if settings.data == "projections":
+        number, features = options.pop("tasks", None), options.pop("features", None)
+        data = images(replace(settings, data=options.pop("of", "digits"), data_options=options))
+        return lambda part, shape, seed: Projections(
+            data[part], shape.way, shape.shot, shape.query,
+            tasks=number if part == "train" else None, features=features, seed=seed, device=device,
+        )  # fmt: skip
+    data, make = images(settings), _named(ALGORITHMS, settings.algorithm, "algorithm")
+    if make.supervised and (wanted := len(data["train"].names)) != settings.train.way:
+        raise MapstoError(
+            f"{settings.algorithm} is trained on all classes at once: the training way must be their number, {wanted}"
+        )
+
+    def source(part: str, shape: Shape, seed: int) -> Reshapable:
+        if make.supervised and part == "train":
+            return Batches(data[part], shape.query, seed=seed, device=device)
+        return tasks(data[part], shape, seed, device, make.ordered)
+
+    return source
 
 
 def images(settings: Settings) -> dict[str, Labelled]:
@@ -173,9 +211,10 @@ def images(settings: Settings) -> dict[str, Labelled]:
     return {"train": loaded.train, "val": loaded.val, "test": loaded.test}
 
 
-def tasks(data: Labelled, shape: Shape, seed: int, device: str = "cpu") -> Tasks:
-    """Tasks of that shape."""
-    return Tasks(data, shape.way, shape.shot, shape.query, seed=seed, device=device)
+def tasks(data: Labelled, shape: Shape, seed: int, device: str = "cpu", ordered: bool = False) -> Tasks | Presentations:
+    """Tasks of that shape; `ordered`, for learners that mind the order, which is then random."""
+    made = Tasks(data, shape.way, shape.shot, shape.query, seed=seed, device=device)
+    return Presentations(made, seed) if ordered else made
 
 
 def sizes(source: Reshapable) -> tuple[tuple[int, ...], int]:

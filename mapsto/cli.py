@@ -1,4 +1,4 @@
-"""The command line: `mapsto list | train | evaluate | report | data`."""
+"""The command line: `mapsto list | train | evaluate | report | data | fit | predict`."""
 
 import ctypes
 import json
@@ -29,6 +29,8 @@ USAGE = """usage: mapsto COMMAND ...
   evaluate RUN [...]       judge a run again, on other tasks or shapes
   report RUN               write the run's report.html anew
   data list | check        the data sets, and whether they are all right
+  fit FOLDER --out MODEL   a classifier of your own pictures, one sub-folder a class
+  predict MODEL PICTURES   which class pictures belong to
 
 `mapsto COMMAND --help` shows what a command takes.
 """
@@ -112,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], None]] = {
         "list": _list, "train": _train, "evaluate": _evaluate, "report": _report, "data": _data,
+        "fit": _fit, "predict": _predict,
     }  # fmt: skip
     if not words or words[0] not in commands:
         asked = words and words[0] in ("-h", "--help")
@@ -207,6 +210,18 @@ def _data(words: list[str]) -> None:
     lines = describe() if action == "list" else check()
     for line in lines:
         print(line)
+
+
+def _fit(words: list[str]) -> None:
+    from mapsto.cli_fit import fit  # which needs scikit-learn
+
+    fit(words)
+
+
+def _predict(words: list[str]) -> None:
+    from mapsto.cli_fit import predict
+
+    predict(words)
 
 
 def _print(result: dict, as_json: bool) -> None:

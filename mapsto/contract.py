@@ -25,17 +25,16 @@ def check(
     learner: MetaLearner,
     episodes: Episode | None = None,
     *,
-    ordered: bool = False,
     train_steps: int = 60,
     lr: float = 1e-2,
 ) -> dict[str, str]:
     """Hold a learner to the contract of `mapsto`. It works on copies: the learner itself is unchanged.
 
     Args:
-        learner: the learner; what it claims of itself (`exact`, `sequential`, `steps`) decides which clauses apply.
+        learner: the learner; what it claims of itself (`exact`, `ordered`, `sequential`, `steps`, `way`) decides which
+            clauses apply.
         episodes: many-task episodes that suit it. By default, toy classification tasks of a shape guessed from its
             first layer.
-        ordered: its adaptation depends on the order of the support examples, by intent.
         train_steps, lr: Adam steps, and their rate, after which accuracy on fresh tasks must be well above chance (for
             targets that are no classes, the loss clearly lower).
 
@@ -59,7 +58,7 @@ def check(
         "loop equals vmap": _loop_equals_vmap(precise, tasks),
         "gradient equals finite differences": _finite_differences(precise, tasks),
         "evaluation changes nothing": _pure(precise, tasks),
-        "support order does not matter": "not claimed" if ordered else _order(precise, tasks),
+        "support order does not matter": "not claimed" if learner.ordered else _order(precise, tasks),
         "queries do not see each other": _inductive(precise, tasks),
         "save and load": _saved(precise, tasks),
         "learns": _learns(learner, episodes, supply, lr),
@@ -169,14 +168,14 @@ def _order(learner: MetaLearner, tasks: Episode) -> str:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(1))
     shuffled = episode._replace(support=tree_map(lambda leaf: leaf[order.to(leaf.device)], episode.support))
     gap = float((_outputs(twin, episode) - _outputs(twin, shuffled)).abs().max())
-    _require(gap < 1e-8, f"a shuffled support set changes predictions by {gap:.3g}; if it should, pass ordered=True")
+    _require(gap < 1e-8, f"a shuffled support set changes predictions by {gap:.3g}; if it should, set ordered = True")
     return "holds"
 
 
 def _inductive(learner: MetaLearner, tasks: Episode) -> str:
     twin, episode = copy.deepcopy(learner).eval(), unstack(tasks)[0]
     if norm_of(twin) == "transductive":
-        return "not claimed: batch norm is transductive, and every score says so"
+        return "not claimed: its predictions are transductive, and every score says so"
     with torch.no_grad():
         fast = twin.adapt(episode.support)
         together = twin.predict(fast, episode.query.x)

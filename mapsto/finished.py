@@ -11,17 +11,22 @@ import torch
 import mapsto
 from mapsto import build
 from mapsto.checkpoint import load_weights, read_json, write_json
-from mapsto.data import Tasks
+from mapsto.data import Presentations, Tasks
 from mapsto.data.fitted import fitted
 from mapsto.episode import Range, Reshapable, Shape
 from mapsto.errors import MapstoError
-from mapsto.evaluate import Scores, evaluate
+from mapsto.evaluate import Metric, Scores, evaluate
 from mapsto.learner import MetaLearner
 from mapsto.metrics import accuracy, log_likelihood, mse
 from mapsto.recipes import Settings
 from mapsto.recipes.settings import Value
 
-METRICS = {"accuracy": accuracy, "mse": mse, "log_likelihood": log_likelihood}
+_METRICS = {"accuracy": accuracy, "mse": mse, "log_likelihood": log_likelihood}
+
+
+def metric_of(settings: Settings, learner: MetaLearner) -> Metric:
+    """One task's score, by the settings; "loss" is the learner's own criterion."""
+    return learner.criterion if settings.metric == "loss" else _METRICS[settings.metric]
 
 
 @dataclass
@@ -96,7 +101,7 @@ def judge(
 
     def judged(chosen: int | None, number: int) -> Scores:
         return evaluate(
-            run.learner, run.test, METRICS[settings.metric],
+            run.learner, run.test, metric_of(settings, run.learner),
             tasks=number, steps=chosen, way=way, shot=shot, query=query,
             on_batch=lambda values: progress and progress(len(values), number, values.mean().item()),
         )  # fmt: skip
@@ -137,16 +142,17 @@ def judge(
     return result
 
 
-def _other(run: Run, data: str, options: Mapping[str, Value]) -> Tasks:
+def _other(run: Run, data: str, options: Mapping[str, Value]) -> Tasks | Presentations:
     """The run's test tasks, but of the test classes of another data set."""
-    if not isinstance(run.test, Tasks):
+    if not isinstance(run.test, (Tasks, Presentations)):
         raise MapstoError(f"{run.folder} was trained on {run.settings.data}, so it can't be judged on images of {data}")
     try:
         part = build.images(replace(run.settings, data=data, data_options=options))["test"]
     except TypeError as error:
         raise MapstoError(f"the data set {data} can't be had with options {dict(options)}: {error}") from None
     shape, _ = build.sizes(run.test)
-    return build.tasks(fitted(part, shape), run.test.shape, run.test.seed, run.config["device"])
+    ordered = type(run.learner).ordered
+    return build.tasks(fitted(part, shape), run.test.shape, run.test.seed, run.config["device"], ordered)
 
 
 def read_config(folder: Path) -> tuple[dict[str, Any], Settings]:

@@ -21,6 +21,7 @@ class MetaLearner(nn.Module, ABC):
         exact: the gradient of `loss` is the gradient of the whole meta-objective (not so for first-order methods).
         headless: its model is an embedding, without a head of `way` outputs.
         way: the number of classes it was built for; None where its model alone decides (any, if headless).
+        ordered: what it makes of a support set depends on the order, by intent; recipes then give it in random order.
         supervised: it trains on minibatches of all training classes at once (`mapsto.data.Batches`), not on tasks.
         transductive: its predictions for queries depend on each other, by intent; every score says so.
         sequential: tasks change the learner's buffers one after the other, so they cannot go side by side.
@@ -31,6 +32,7 @@ class MetaLearner(nn.Module, ABC):
     exact: bool = True
     headless: bool = False
     way: int | None = None
+    ordered: bool = False
     supervised: bool = False
     transductive: bool = False
     sequential: bool = False

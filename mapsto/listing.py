@@ -17,7 +17,7 @@ from mapsto.recipes import RECIPES
 ASSET = Path(__file__).parent / "assets" / "results.json"
 FAMILIES = {"optimization": "optimization-based", "metric": "metric-based", "model_based": "model-based"}
 """The field's names of the folders of mapsto/algorithms."""
-WIDTHS = (32, 30, 32)
+WIDTHS = (34, 28, 32)
 """Of the columns in a terminal of 100, with 2 before and 2 between."""
 
 Result = dict[str, Any]

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from mapsto.calibration import expected_calibration_error
 from mapsto.losses import gaussian_nll, mse
 
-__all__ = ["accuracy", "log_likelihood", "mse"]
+__all__ = ["accuracy", "expected_calibration_error", "log_likelihood", "mse"]
 
 
 def accuracy(prediction: Tensor, y: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from mapsto.checkpoint import State, save_weights, write_json
 from mapsto.episode import Reshapable
 from mapsto.errors import MapstoError
 from mapsto.evaluate import Scores, evaluate
-from mapsto.finished import METRICS, at_least, check_tasks, judge, read_config, usable
+from mapsto.finished import at_least, check_tasks, judge, metric_of, read_config, usable
 from mapsto.learner import MetaLearner
 from mapsto.recipes import Settings
 from mapsto.train import Diverged, fit
@@ -92,6 +92,7 @@ def train(
     with _signals(_resuming(config["command"])) as stop:
         tasks, learner = _build(settings, config["device"])
         optimizer, schedule = _optimizer(settings, learner)
+        config["inputs"] = list(build.sizes(tasks["test"])[0])
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "config.json", config)
         state = State(out, learner, optimizer, schedule)
@@ -119,7 +120,7 @@ def _fit(
     progress: Progress,
 ) -> None:
     """Train from the state on, with rows for the log and checkpoints as it goes."""
-    learner, metric = state.learner, METRICS[settings.metric]
+    learner, metric = state.learner, metric_of(settings, state.learner)
     latest: Scores | None = None
     begun, saved = time.monotonic() - state.seconds, time.monotonic()
 

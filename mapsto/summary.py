@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from mapsto import plots, report
-from mapsto.algorithms import ProtoNet
+from mapsto.algorithms import MANN, SNAIL, ProtoNet
+from mapsto.algorithms.model_based.sequence import RecurrentLearner
+from mapsto.axis import over_tasks
 from mapsto.checkpoint import read_json
 from mapsto.data import Completion, GaussianProcess, Sinusoid
 from mapsto.data.points import given
@@ -97,6 +99,31 @@ def _pictures(run: Run, episodes: list[Episode]) -> list[tuple[str, str, Any]]:
         sections.append((f"Test episode {i + 1}", text, figure))
     if isinstance(run.learner, ProtoNet):
         sections.append(_map(run.learner, episodes[0]))
+    return sections + _sequence(run, episodes[0])
+
+
+def _sequence(run: Run, episode: Episode) -> list[tuple[str, str, Any]]:
+    """Where a learner that reads a sequence looks, and what it remembers."""
+    learner, (support, query) = run.learner, episode
+    if isinstance(learner, SNAIL):
+        with torch.no_grad():
+            found = learner.looks(learner.adapt(support), query.x)
+        figure = plots.looks(found, support.y.argmax(1), query.y.argmax(1))
+        return [("Attention", "Where each attention block looks for the queries of test episode 1.", figure)]
+    if not isinstance(learner, RecurrentLearner):
+        return []
+    tasks = run.test.replace(shot=10, query=1).batch(0, 100)
+    with torch.no_grad():
+        right = over_tasks(learner.by_presentation, tasks).mean(0)
+    text = "How often the n-th example of a class is named rightly before its label is told: 100 test sequences."
+    figure = plots.by_presentation({run.settings.algorithm: right}, 1 / support.y.shape[1])
+    sections: list[tuple[str, str, Any]] = [("Accuracy by presentation", text, figure)]
+    if isinstance(learner, MANN):
+        sequence = unstack(tasks)[0].support
+        with torch.no_grad():
+            reads, usage = learner.looks(sequence)
+        figure = plots.memory_over_time(reads, usage, sequence.y.argmax(1))
+        sections.append(("Memory", "Which slots are in use, and which are read, at each presentation.", figure))
     return sections
 
 

@@ -85,7 +85,7 @@ def test_list_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     entry = entries["protonet/omniglot-5way-1shot"]
     assert entry["family"] == "metric-based" and entry["paper"] == "98.8 %"
     assert entry["origin"]["link"] == "https://arxiv.org/abs/1703.05175" and entry["settings"]["train"]["way"] == 60
-    assert [result["way"] for result in entry["measured"]] == [5, 20]
+    assert [(r["way"], r["shot"]) for r in entry["measured"]] == [(5, 1), (5, 5), (20, 1), (20, 5)]
 
 
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:

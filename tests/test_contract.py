@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mapsto import ContractError, Episode, Examples, MetaLearner, check
-from mapsto.algorithms import MAML, SGD, Adam, ProtoNet, Reptile
+from mapsto.algorithms import MAML, SGD, Adam, Matching, ProtoNet, Reptile, Siamese
 from mapsto.data import Sinusoid
 from mapsto.episode import Tree
 from mapsto.losses import mse
@@ -54,6 +54,11 @@ LEARNERS: dict[str, Callable[[], MetaLearner]] = {
 IMAGES: dict[str, Callable[[], MetaLearner]] = {
     "maml-images": lambda: MAML(images("transductive", 5), 0.5, 2),
     "maml-images-support": lambda: MAML(images("support", 5), 0.5, 2),
+    "siamese": lambda: Siamese(mlp(16), 16),
+    "siamese-contrastive": lambda: Siamese(mlp(16), 16, "contrastive"),
+    "siamese-triplet": lambda: Siamese(mlp(16), 16, "triplet"),
+    "matching": lambda: Matching(mlp(16), 16),
+    "matching-context": lambda: Matching(mlp(16), 16, full_context=True),
     "protonet-images": lambda: ProtoNet(images("transductive")),
     "protonet-images-running": lambda: ProtoNet(images("running")),
 }
@@ -63,8 +68,7 @@ IMAGES: dict[str, Callable[[], MetaLearner]] = {
 def test_every_learner_keeps_the_contract(name: str) -> None:
     learner = LEARNERS[name]()
     before = {n: t.clone() for n, t in learner.state_dict().items()}
-    ordered = name == "reptile-minibatches"
-    found = check(learner, ordered=ordered, train_steps=30)
+    found = check(learner, train_steps=30)
     assert all(t.equal(before[n]) for n, t in learner.state_dict().items()) and learner.training
     assert found["learns"].startswith("holds")
     # What is not claimed is not claimed on purpose.
@@ -72,7 +76,7 @@ def test_every_learner_keeps_the_contract(name: str) -> None:
     allowed: set[str] = set()
     if not learner.exact:
         allowed.add("gradient equals finite differences")
-    if ordered:
+    if name in ("reptile-minibatches", "matching-context"):
         allowed.add("support order does not matter")
     if "transductive" in name:
         allowed.add("queries do not see each other")
@@ -218,7 +222,7 @@ class Explodes(ProtoNet):
         (lambda: Trains(mlp()), r"changed model\.head\.weight"),
         (lambda: Remembers(mlp()), "tasks before it"),
         (lambda: MixesQueries(mlp()), "other queries"),
-        (lambda: FirstCounts(mlp()), "ordered=True"),
+        (lambda: FirstCounts(mlp()), "ordered = True"),
         (NeverLearns, "does not learn"),
         (lambda: Explodes(mlp()), "not a finite scalar"),
     ],
@@ -230,7 +234,9 @@ def test_a_broken_learner_is_caught(broken: Callable[[], MetaLearner], complaint
 
 
 def test_what_depends_on_the_order_by_intent_says_so() -> None:
-    assert check(FirstCounts(mlp()), ordered=True, train_steps=10)["support order does not matter"] == "not claimed"
+    learner = FirstCounts(mlp())
+    learner.ordered = True
+    assert check(learner, train_steps=10)["support order does not matter"] == "not claimed"
 
 
 def test_no_toy_task_suits() -> None:

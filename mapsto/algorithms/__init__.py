@@ -1,12 +1,25 @@
 """Meta-learners, one paper a file."""
 
+from mapsto.algorithms.metric.baseline import Baseline as Baseline
+from mapsto.algorithms.metric.feat import FEAT as FEAT
 from mapsto.algorithms.metric.matching import Matching as Matching
+from mapsto.algorithms.metric.metaoptnet import MetaOptNet as MetaOptNet
 from mapsto.algorithms.metric.protonet import ProtoNet as ProtoNet
+from mapsto.algorithms.metric.r2d2 import R2D2 as R2D2
+from mapsto.algorithms.metric.refine import Refined as Refined
 from mapsto.algorithms.metric.relation import Relation as Relation
 from mapsto.algorithms.metric.siamese import Siamese as Siamese
+from mapsto.algorithms.model_based.caml import CAML as CAML
+from mapsto.algorithms.model_based.gpicl import GPICL as GPICL
+from mapsto.algorithms.model_based.mann import LSTM as LSTM
+from mapsto.algorithms.model_based.mann import MANN as MANN
+from mapsto.algorithms.model_based.metanetworks import MetaNetworks as MetaNetworks
 from mapsto.algorithms.model_based.neural_process import ANP as ANP
 from mapsto.algorithms.model_based.neural_process import CNP as CNP
 from mapsto.algorithms.model_based.neural_process import NP as NP
+from mapsto.algorithms.model_based.pfn import PFN as PFN
+from mapsto.algorithms.model_based.pfn import BarPFN as BarPFN
+from mapsto.algorithms.model_based.snail import SNAIL as SNAIL
 from mapsto.algorithms.optimization.cavia import CAVIA as CAVIA
 from mapsto.algorithms.optimization.imaml import IMAML as IMAML
 from mapsto.algorithms.optimization.inner import InnerOptimizer as InnerOptimizer

@@ -1,5 +1,6 @@
 """Data sets and the tasks made of them."""
 
+from mapsto.data.batches import Batches as Batches
 from mapsto.data.cifar import CIFARFS as CIFARFS
 from mapsto.data.cifar import FC100 as FC100
 from mapsto.data.completion import Completion as Completion
@@ -16,5 +17,9 @@ from mapsto.data.lake import LakeRuns as LakeRuns
 from mapsto.data.metadataset import MetaDataset as MetaDataset
 from mapsto.data.omniglot import Omniglot as Omniglot
 from mapsto.data.omniglot import alphabets as alphabets
+from mapsto.data.presentations import Presentations as Presentations
+from mapsto.data.projections import Digits as Digits
+from mapsto.data.projections import Projections as Projections
 from mapsto.data.sinusoid import Sinusoid as Sinusoid
+from mapsto.data.tables import Tables as Tables
 from mapsto.data.tasks import Tasks as Tasks

@@ -71,9 +71,9 @@ class GaussianProcess:
         shot: Range = (3, 47),
         query: int = 50,
         *,
-        length: Sequence[float] = (0.1, 0.6),
-        scale: Sequence[float] = (0.1, 1.0),
-        period: Sequence[float] = (0.1, 0.5),
+        length: float | Sequence[float] = (0.1, 0.6),
+        scale: float | Sequence[float] = (0.1, 1.0),
+        period: float | Sequence[float] = (0.1, 0.5),
         noise: float = 0.02,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -81,6 +81,7 @@ class GaussianProcess:
         if kernel not in KERNELS:
             raise MapstoError(f"there is no kernel {kernel!r}; there are {', '.join(KERNELS)}")
         check_points("Gaussian process", None, shot, query)
+        length, scale, period = ((v, v) if isinstance(v, (int, float)) else v for v in (length, scale, period))
         for name, pair in (("length", length), ("scale", scale), ("period", period), ("noise", (noise, noise))):
             if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
                 raise MapstoError(f"{name} must be positive, its low end first, not {pair}")

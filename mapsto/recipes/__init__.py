@@ -6,7 +6,18 @@ A learner's first recipe here is the one that README shows.
 import difflib
 
 from mapsto.errors import MapstoError
-from mapsto.recipes import cifar, comparing, glyphs, metric, neural_process, optimization, sinusoid
+from mapsto.recipes import (
+    cifar,
+    comparing,
+    glyphs,
+    heads,
+    in_context,
+    metric,
+    neural_process,
+    optimization,
+    sequences,
+    sinusoid,
+)
 from mapsto.recipes.settings import Paper as Paper
 from mapsto.recipes.settings import Recipe as Recipe
 from mapsto.recipes.settings import Settings as Settings
@@ -15,6 +26,9 @@ RECIPES: dict[str, Recipe] = {
     **optimization.RECIPES,
     **metric.RECIPES,
     **comparing.RECIPES,
+    **heads.RECIPES,
+    **sequences.RECIPES,
+    **in_context.RECIPES,
     **cifar.RECIPES,
     **sinusoid.RECIPES,
     **neural_process.RECIPES,

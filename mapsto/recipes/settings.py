@@ -43,8 +43,8 @@ class Settings:
     """Over all steps: constant, constant and over the last quarter linearly to 0, or to 0 linearly or by a cosine."""
     clip: float | None = None
     """The largest norm of the meta-gradient."""
-    metric: Literal["accuracy", "mse", "log_likelihood"] = "accuracy"
-    """One task's score."""
+    metric: Literal["accuracy", "mse", "log_likelihood", "loss"] = "accuracy"
+    """One task's score; "loss" is the learner's own criterion."""
     tasks: int = 1000
     """Test tasks."""
     validate: int = 500

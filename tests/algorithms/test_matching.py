@@ -103,7 +103,7 @@ def test_only_full_context_depends_on_the_order(make_episodes: Maker) -> None:
 
 @pytest.mark.parametrize("full", [False, True])
 def test_contract(full: bool) -> None:
-    found = check(Matching(MLP(8, 16, (16,)), 16, full), ordered=full, train_steps=30)
+    found = check(Matching(MLP(8, 16, (16,)), 16, full), train_steps=30)
     unclaimed = {clause for clause, text in found.items() if not text.startswith("holds")}
     assert unclaimed == ({"support order does not matter"} if full else set())
 

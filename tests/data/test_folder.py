@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mapsto.data.folder import image_folder, split_classes
+from mapsto.data.folder import class_folders, image_files, image_folder, read_image, split_classes
 from mapsto.data.labelled import Labelled
 from mapsto.errors import DataError, MapstoError
 
@@ -43,6 +43,36 @@ def test_deep_greys_transparency_and_orientation(tmp_path: Path) -> None:
     turned.save(tmp_path / "a" / "3.png", exif=exif)
     x = image_folder(tmp_path, size=(2, 4)).x
     assert (x[0] == 128).all() and x[2, 0, 1, 3] == 255 and x[2].sum() == 255
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P"])
+def test_transparent_becomes_white(tmp_path: Path, kind: str) -> None:
+    image = Image.new(kind, (8, 8))  # black where it is seen, which in the upper half it is not
+    if kind == "P":
+        image.putpalette([0, 0, 0, 0, 0, 0])
+        image.paste(1, (0, 4, 8, 8))
+        image.save(tmp_path / "a.png", transparency=0)
+    else:
+        alpha = Image.new("L", (8, 8))
+        alpha.paste(255, (0, 4, 8, 8))
+        image.putalpha(alpha)
+        image.save(tmp_path / "a.png")
+    for channels in (1, 3):
+        found = read_image(tmp_path / "a.png", 8, channels)
+        assert found.shape == (channels, 8, 8) and (found[:, :4] == 255).all() and (found[:, 4:] == 0).all()
+
+
+def test_an_image_of_pillows_stays_open(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert (read_image(image, 2, 3)[0] == 255).all()
+        assert image.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_class_folders(folder: Path) -> None:
+    found = class_folders(folder)
+    assert list(found) == ["a", "b"] and found["b"] == image_files(folder / "b") == sorted(found["b"])
+    assert [file.name for file in found["a"]] == sorted(f"image.{s}" for s in ("JPG", "bmp", "gif", "png", "webp"))
 
 
 def test_unreadable_image_is_named(folder: Path) -> None:

@@ -57,6 +57,7 @@ class Matching(Embedded):
         super().__init__()
         self.model, self.temperature, self.criterion = model, temperature, criterion
         self.context = FullContext(features, reads) if full_context else None
+        self.ordered = full_context
 
     def attention(self, what: Memory, z: Tensor) -> Tensor:
         """How much each query `[q, features]` looks at each support example: `[q, n]`, rows that sum to 1."""

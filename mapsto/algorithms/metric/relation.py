@@ -4,10 +4,11 @@ F. Sung, Y. Yang, L. Zhang, T. Xiang, P. Torr, T. Hospedales. Learning to Compar
 Learning. CVPR 2018. https://arxiv.org/abs/1711.06025. Reference implementation:
 https://github.com/floodsung/LearningToCompare_FSL.
 
-What differs. The relation module has group norm where the paper has batch norm over all pairs of a task, which lets
-queries see each other. What its two poolings leave of the maps is averaged, not flattened (the same for 5x5 maps, of
-which one pixel is left). The module's first convolution sees classes and queries apart and adds, which is the
-convolution of the maps side by side for a fraction of the work.
+What differs. The paper adds the maps of a class's examples, so that a network trained with one is lost with five; here
+they are averaged, which is the same for one. The relation module has group norm where the paper has batch norm over all
+pairs of a task, which lets queries see each other. What its two poolings leave of the maps is averaged, not flattened
+(the same for 5x5 maps, of which one pixel is left). The module's first convolution sees classes and queries apart and
+adds, which is the convolution of the maps side by side for a fraction of the work.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d
 
-from mapsto.algorithms.metric.embedded import Embedded
+from mapsto.algorithms.metric.embedded import Embedded, class_means
 from mapsto.episode import Tree
 from mapsto.losses import mse
 
@@ -24,8 +25,7 @@ from mapsto.losses import mse
 class Relation(Embedded):
     """Compare queries with classes by a learned metric, a small network (equations 1 and 2 of the paper).
 
-    Any number of classes, also another one at test than in training. The maps of a class's examples are summed, so test
-    with as many examples a class as in training. `predict` gives scores from 0 to 1.
+    Any number of classes and examples, also others at test than in training. `predict` gives scores from 0 to 1.
 
     Args:
         model: the embedding, `x -> [n, features, h, w]`, such as `mapsto.models.relation.ConvMaps`; maps of at least
@@ -50,13 +50,13 @@ class Relation(Embedded):
         self.relation = RelationModule(features, filters, hidden)
 
     def learn(self, z: Tensor, y: Tensor) -> Tensor:
-        """Each class's maps, summed over its examples: `[way, features, h, w]`."""
+        """Each class's mean maps `[way, features, h, w]`."""
         if z.ndim != 4 or min(z.shape[2:]) < 4:
             raise ValueError(
                 f"Relation compares maps [n, channels, h, w] of at least 4x4, but the model gives {tuple(z.shape)}: "
                 "take an embedding without a flat end, such as mapsto.models.relation.ConvMaps"
             )
-        return (y.T @ z.flatten(1)).view(-1, *z.shape[1:])
+        return class_means(z.flatten(1), y).view(-1, *z.shape[1:])
 
     def score(self, what: Tensor, z: Tensor) -> Tensor:
         return self.relation(what, z)

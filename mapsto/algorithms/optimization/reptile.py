@@ -77,6 +77,7 @@ class Reptile(MetaLearner):
         refuse_learnable(self.optimizer, "Reptile")
         self.criterion = criterion
         self.carry = self.sequential = carry
+        self.ordered = batch is not None or test_batch is not None
         carried = _tensors(self.optimizer.init(trainable(model))) if carry else []
         if carry and not carried:
             raise ValueError("carry=True wants an inner optimizer with a state, such as Adam: plain SGD has none")
