@@ -228,14 +228,15 @@ def _print(result: dict, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return
+    from mapsto.listing import tasks_of
+
     scale, unit = (100, " %") if result["metric"] == "accuracy" else (1, "")
     score, interval = result["score"] * scale, result["interval"] * scale
     steps = "" if result["steps"] is None else f", {result['steps']} inner steps"
-    shape = f"{result['way']}-way {result['shot']}-shot" if result["metric"] == "accuracy" else f"{result['shot']}-shot"
-    where = f" on {result['data']}" if "data" in result else ""
+    metric = result["metric"].replace("_", "-") + (f" on {result['data']}" if "data" in result else "")
     print(
-        f"{result['metric']}{where} {score:.2f}{unit} ± {interval:.2f} (95 % interval; {result['tasks']} test tasks, "
-        f"{shape}, {result['query']} queries{steps}, norm: {result['norm']}, seed {result['seed']})"
+        f"{metric} {score:.2f}{unit} ± {interval:.2f} (95 % interval; {result['tasks']} test tasks, {tasks_of(result)}"
+        f"{steps}, norm: {result['norm']}, seed {result['seed']})"
     )
 
 

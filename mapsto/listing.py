@@ -125,6 +125,17 @@ def score(run: Result) -> str:
     return f"{' / '.join(_with_interval(*by_steps[k]) for k in steps)} after {' / '.join(steps)} steps"
 
 
+def tasks_of(run: Result) -> str:
+    """The shape of its test tasks: "5-way 1-shot, 15 queries a class" or "3 to 47 support points, 50 query points"."""
+    if run["metric"] == "accuracy":
+        return f"{_span(run['way'])}-way {_span(run['shot'])}-shot, {run['query']} queries a class"
+    return f"{_span(run['shot'])} support points, {run['query']} query points"
+
+
+def _span(value: int | list[int]) -> str:
+    return f"{value[0]} to {value[1]}" if isinstance(value, list | tuple) else str(value)
+
+
 def _with_interval(mean: float, interval: float) -> str:
     if mean >= 1000:  # after more steps than it was trained for, a learner may diverge
         return f"{mean:.0e}"

@@ -16,6 +16,7 @@ from mapsto.data import Completion, GaussianProcess, Sinusoid
 from mapsto.data.points import given
 from mapsto.episode import Episode, Examples, unstack
 from mapsto.finished import Run, load
+from mapsto.listing import tasks_of
 from mapsto.recipes import RECIPES
 
 SHOWN = 2
@@ -34,7 +35,7 @@ def write_report(folder: Path) -> None:
     sections: list[tuple[str, str, Any]] = [
         (
             "Learning curve",
-            f"Training loss, and {result['metric']} on 100 validation tasks with its 95 % interval.",
+            f"Training loss, and {result['metric'].replace('_', '-')} on 100 validation tasks with its 95 % interval.",
             plots.learning_curve(rows, result["metric"]),
         )
     ]
@@ -57,12 +58,10 @@ def write_report(folder: Path) -> None:
 def _facts(run: Run, result: dict[str, Any]) -> dict[str, str]:
     percent = result["metric"] == "accuracy"
     scale, unit = (100, " %") if percent else (1, "")
-    shape = f"{result['way']}-way {result['shot']}-shot, {result['query']} queries a class" if percent else (
-        f"{result['shot']} support points, {result['query']} query points"
-    )  # fmt: skip
+    metric = result["metric"].replace("_", "-")
     facts = {
-        result["metric"]: f"{result['score'] * scale:.2f}{unit} ± {result['interval'] * scale:.2f}",
-        "test tasks": f"{result['tasks']}, {shape}; ± is half the 95 % interval of their mean",
+        metric: f"{result['score'] * scale:.2f}{unit} ± {result['interval'] * scale:.2f}",
+        "test tasks": f"{result['tasks']}, {tasks_of(result)}; ± is half the 95 % interval of their mean",
         "batch norm statistics": result["norm"],
     }
     if result["steps"] is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mapsto.build import ALGORITHMS
-from mapsto.listing import ASSET, FAMILIES, changed, family, learners, protocol, reported, score
+from mapsto.listing import ASSET, FAMILIES, changed, family, learners, protocol, reported, score, tasks_of
 from mapsto.recipes import RECIPES
 
 HERE = Path(__file__).parent
@@ -28,7 +28,11 @@ def results() -> list[dict[str, Any]]:
     read = [json.loads(path.read_text()) for path in sorted(HERE.glob("*.json"))]
     order = list(RECIPES)
     found = [r for r in read if isinstance(r, dict) and "recipe" in r]
-    return sorted(found, key=lambda r: (order.index(r["recipe"]), bool(changed(r)), r["way"], r["shot"]))
+    return sorted(found, key=lambda r: (order.index(r["recipe"]), bool(changed(r)), _low(r["way"]), _low(r["shot"])))
+
+
+def _low(value: int | list[int]) -> int:
+    return value[0] if isinstance(value, list) else value
 
 
 def shipped() -> str:
@@ -86,9 +90,8 @@ def _rows(name: str, runs: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _tasks(r: dict[str, Any]) -> str:
-    shape = f"K = {r['shot']}" if r["metric"] == "mse" else f"{r['way']}-way {r['shot']}-shot {r['query']}-query"
     steps = "" if r["steps"] is None else f", {r['steps']} inner steps"
-    return f"{r['tasks']:,}, {shape}{steps}, seed {r['seed']}"
+    return f"{r['tasks']:,}, {tasks_of(r)}{steps}, seed {r['seed']}"
 
 
 def _training(r: dict[str, Any]) -> str:
