@@ -1,7 +1,8 @@
 """Judge finished runs on Lake's 20 one-shot runs, beside people: `python examples/lake_runs.py RUN...`.
 
-Prints a table and writes results/studies/lake-runs.json. The runs are of learners that can tell 20 classes apart and
-were trained on grey images of 28 x 28, best of all on Lake's background set alone (`--data-options.split background`).
+Prints a table, and writes results/studies/lake-runs.json and docs/lake-runs.md. The runs are of learners that can tell
+20 classes apart and were trained on grey images of 28 x 28, best of all on Lake's background set alone (`--data-
+options.split background`).
 People: B. M. Lake, R. Salakhutdinov, J. B. Tenenbaum. Human-level concept learning through probabilistic program
 induction. Science 350(6266), 2015. The modified Hausdorff distance is the demo of
 https://github.com/brendenlake/omniglot, on pictures of 105 x 105.
@@ -23,7 +24,16 @@ from mapsto.errors import MapstoError
 from mapsto.evaluate import Scores, evaluate
 from mapsto.finished import check_tasks, load
 
-RESULT = Path(__file__).parent.parent / "results" / "studies" / "lake-runs.json"
+ROOT = Path(__file__).parent.parent
+RESULT, PAGE = ROOT / "results" / "studies" / "lake-runs.json", ROOT / "docs" / "lake-runs.md"
+TEXT = """<!-- Written by examples/lake_runs.py: change that file. -->
+# Beside people: Lake's one-shot runs
+
+Someone is shown 20 characters of an alphabet never seen before, one drawing each, and must find those 20 among drawings
+by another hand. `python examples/lake_runs.py RUN...` gives finished runs the same 20 tests that people had (Lake,
+Salakhutdinov & Tenenbaum, Science 2015).
+
+"""
 WAY, SHAPE = 20, (1, 28, 28)
 PUBLISHED = {"people": 0.045, "modified Hausdorff distance": 0.388}
 """Published error rates."""
@@ -102,6 +112,7 @@ def main(words: Sequence[str]) -> None:
         raise SystemExit(f"lake_runs: {error}") from None
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
+    PAGE.write_text(TEXT + table(found) + "\n")
     print(table(found))
 
 

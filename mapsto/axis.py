@@ -124,7 +124,8 @@ def vmaps(module: nn.Module | None, tasks: Tree, how: str = "auto") -> bool:
         return True
     if obstacle or module is None or module in _VMAP_FAILED:
         return False
-    if tree_leaves(tasks)[0].device.type == "cuda" or not any(isinstance(part, _ConvNd) for part in module.modules()):
+    trained = any(isinstance(part, _ConvNd) and part.weight.requires_grad for part in module.modules())
+    if tree_leaves(tasks)[0].device.type == "cuda" or not trained:
         return True
     # On a CPU vmapped convolutions are grouped ones: they win only where a task is so small that calls cost more than
     # arithmetic (measured: even at 30 images of 28x28 a task).

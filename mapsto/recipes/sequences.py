@@ -79,6 +79,23 @@ RECIPES: dict[str, Recipe] = {
         _GAP,
         {"5way-5shot": "94.9 %"},
     ),
+    "mann/omniglot-features": Recipe(
+        "the same on the frozen features of a finished ProtoNet",
+        replace(
+            MANN,
+            model="run:runs/protonet-omniglot-5way-1shot",
+            model_options={},
+            data_options={"split": "vinyals"},
+            steps=800,
+            batch=8,
+            validate=200,
+        ),
+        SANTORO,
+        None,
+        "Not in the paper: with features that tell characters apart already, the memory alone is left to learn. "
+        "{steps} meta-steps of 8 sequences of 50 presentations, Vinyals' split. The score is that of second "
+        "presentations after one of each class.",
+    ),
     "lstm/omniglot-5way-1shot": Recipe("the same without the memory", LSTM, SANTORO, None, _PRESENTED + "."),
     "snail/omniglot-5way-1shot": Recipe(
         "convolutions over time and attention", SNAIL, MISHRA, "99.07 ± 0.16 %", _SNAIL, _GAP
