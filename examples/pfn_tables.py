@@ -3,7 +3,7 @@
 The first run folder is of `pfn/tables`. The tables are the four real ones that come with scikit-learn. In each of many
 stratified splits all classifiers learn from the same 100 rows, with scikit-learn's default settings, and are tested on
 the rest. Digits and breast cancer have more features than the network takes, so all classifiers get the first principal
-components, fitted to the 100 rows. The second folder, of `pfn/gp-rbf`, is judged beside the exact Gaussian process.
+components, fitted to the 100 rows. The second folder, of `bar-pfn/gp-rbf`, is judged beside the exact Gaussian process.
 Some five minutes on one core.
 """
 
@@ -115,7 +115,7 @@ def page(rows: list[dict[str, Any]], regression: dict[str, float] | None) -> str
     if regression is not None:
         lines += [
             "", "## Regression", "",
-            "`pfn/gp-rbf` on functions drawn from its prior, a Gaussian process: negative log-likelihood of a point "
+            "`bar-pfn/gp-rbf` on functions drawn from its prior, a Gaussian process: negative log-likelihood of a point "
             f"{regression['nll']:.3f} ± {regression['interval']:.3f} nats, of the exact posterior "
             f"{regression['exact']:.3f}; the difference is {regression['gap']:.3f} ± {regression['gap_interval']:.3f} "
             f"({regression['tasks']:,} functions).",

@@ -177,3 +177,13 @@ def test_lake_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert f"| protonet/glyphs-5way-1shot | {100 * found['runs'][0]['error']:.1f} ± " in out and "| 0 of " in out
     with pytest.raises(SystemExit, match="it can't do 20-way ones"):
         lake.main([str(train(tmp_path / "maml", algorithm="maml", options={"lr": 0.1}, test=Shape(4, 1, 3)))])
+
+
+def test_what_a_learner_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    choosing = example("choosing")
+    monkeypatch.setattr(choosing, "ROUNDS", 1)
+    rows = [choosing.timed(recipe) for recipe in ("protonet/omniglot-5way-1shot", "maml/omniglot-5way-1shot")]
+    assert [(row["gradient_steps"], row["any_way"]) for row in rows] == [(None, True), (3, False)]
+    assert all(row["adapt_ms"] > 0 and row["answer_ms"] > 0 for row in rows)
+    text = choosing.table(rows)
+    assert "| protonet | metric-based | 98.70 ± 0.15 % |" in text and text.count("\n") == 3

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mapsto.models.fused import conv2d, native
-from mapsto.models.norm import BatchNorm, Stats
+from mapsto.models.norm import BatchNorm, Stats, finish
 
 
 class ConvBlock(nn.Module):
@@ -21,12 +21,26 @@ class ConvBlock(nn.Module):
         self.conv = self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what is fast
         self.norm = BatchNorm(filters, stats, fused=fused)
         self.pool, self.fused = down == "pool", fused
-        self.stride = (1, 1) if self.pool else (2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[n, channels, h, w]` to `[n, filters, h / 2, w / 2]` (pooling rounds down, a stride up)."""
-        x = conv2d(x, self.conv.weight, self.stride, (1, 1)) if self.fused and native(x) else self.conv(x)
-        return self.norm(x, activate=True, pool=self.pool)
+        return conv_norm(x, self.conv, self.norm, self.pool, self.fused)
+
+
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: BatchNorm, pool: bool, fused: bool = True) -> Tensor:
+    """Convolution (without bias), norm, ReLU and, where asked for, 2x2 max-pooling."""
+    stride, padding = _pair(conv.stride), _pair(conv.padding)
+    if norm.fixed:  # then the norm is part of the convolution
+        scale, shift = norm.affine()
+        x = torch.nn.functional.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), shift, stride, padding)
+        return finish(x, True, pool)
+    x = conv2d(x, conv.weight, stride, padding) if fused and native(x) else conv(x)
+    return norm(x, activate=True, pool=pool)
+
+
+def _pair(of: tuple[int, ...] | str) -> tuple[int, int]:
+    assert isinstance(of, tuple)
+    return of[0], of[1]
 
 
 class Conv4(nn.Module):

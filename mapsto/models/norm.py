@@ -52,10 +52,25 @@ class BatchNorm(TaskNorm):
             self.register_buffer("mean", torch.zeros(channels))
             self.register_buffer("var", torch.ones(channels))
 
+    @property
+    def fixed(self) -> bool:
+        """Whether it is now the same map for any input: running averages, and not in training."""
+        return self.stats == "running" and not self.training
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """That map: the factor and the summand of each channel `[channels]`."""
+        scale = (self.var + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -self.mean * scale
+        return scale, shift if self.bias is None else shift + self.bias
+
     def forward(self, x: Tensor, activate: bool = False, pool: bool = False) -> Tensor:
         """Normalise `[n, channels, ...]`; then ReLU, then 2x2 max-pooling, where asked for."""
-        if self.stats == "running" and not self.training:
-            return _finish(self._scaled(x, self.mean, self.var), activate, pool)
+        if self.fixed:
+            scale, shift = self.affine()
+            shape = [1, -1] + [1] * (x.ndim - 2)
+            return finish(x * scale.view(shape) + shift.view(shape), activate, pool)
         rows = support_rows() if self.stats == "support" else None
         if rows is None and self.fused and native(x) and x.shape[1] > 1:
             y, mean, var = norm_relu_pool(x, self.weight, self.bias, self.eps, activate, pool)
@@ -68,11 +83,11 @@ class BatchNorm(TaskNorm):
             # The kernel: the same numbers, and outside vmap the same derivatives.
             averages = (self.mean, self.var) if self.stats == "running" else (None, None)
             x = batch_norm(x, *averages, self.weight, self.bias, True, self.momentum, self.eps)
-            return _finish(x, activate, pool)
+            return finish(x, activate, pool)
         source = x if rows is None else x[:rows]
         axes = [axis for axis in range(x.ndim) if axis != 1]
         var, mean = torch.var_mean(source, axes, correction=0)
-        return _finish(self._scaled(x, mean, var), activate, pool)
+        return finish(self._scaled(x, mean, var), activate, pool)
 
     def _scaled(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         shape = [1, -1] + [1] * (x.ndim - 2)
@@ -86,6 +101,7 @@ class BatchNorm(TaskNorm):
         return f"stats={self.stats!r}, affine={self.weight is not None}, eps={self.eps}"
 
 
-def _finish(x: Tensor, activate: bool, pool: bool) -> Tensor:
-    x = relu(x) if activate else x
-    return max_pool2d(x, 2) if pool else x
+def finish(x: Tensor, activate: bool, pool: bool) -> Tensor:
+    """ReLU and 2x2 max-pooling, where asked for; the pooling first, as that leaves a quarter for the other."""
+    x = max_pool2d(x, 2) if pool else x
+    return relu(x) if activate else x

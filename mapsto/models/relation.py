@@ -6,7 +6,7 @@ https://github.com/floodsung/LearningToCompare_FSL.
 
 from torch import Tensor, nn
 
-from mapsto.models.fused import conv2d, native
+from mapsto.models.conv4 import conv_norm
 from mapsto.models.norm import BatchNorm, Stats
 
 
@@ -38,11 +38,9 @@ class ConvMaps(nn.Module):
 class _Block(nn.Module):
     def __init__(self, channels: int, filters: int, stats: Stats, pool: bool) -> None:
         super().__init__()
-        self.pool, self.padding = pool, 0 if pool else 1
-        self.conv = nn.Conv2d(channels, filters, 3, padding=self.padding, bias=False)  # the norm would subtract a bias
+        self.pool = pool
+        self.conv = nn.Conv2d(channels, filters, 3, padding=0 if pool else 1, bias=False)  # the norm would subtract it
         self.norm = BatchNorm(filters, stats)
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.padding, self.padding
-        x = conv2d(x, self.conv.weight, (1, 1), padding) if native(x) else self.conv(x)
-        return self.norm(x, activate=True, pool=self.pool)
+        return conv_norm(x, self.conv, self.norm, self.pool)

@@ -3,6 +3,8 @@
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportUnusedExpression=false
 
+from typing import Literal
+
 import pytest
 import torch
 from conftest import Maker
@@ -14,6 +16,7 @@ from mapsto.algorithms import MAML, ProtoNet
 from mapsto.applied import call, norm_of
 from mapsto.episode import unstack
 from mapsto.models import BatchNorm, Conv4
+from mapsto.models.conv4 import ConvBlock
 
 
 def pair(stats: str, affine: bool = True) -> tuple[BatchNorm, nn.BatchNorm2d]:
@@ -151,3 +154,26 @@ def test_the_mode_of_a_model_is_told() -> None:
 def test_unknown_mode() -> None:
     with pytest.raises(ValueError, match="batch"):
         BatchNorm(3, "batch")
+
+
+@pytest.mark.parametrize("down", ["pool", "stride"])
+def test_at_test_running_norms_are_part_of_the_convolutions(down: Literal["pool", "stride"]) -> None:
+    model = Conv4(3, filters=6, down=down, stats="running").double().eval()
+    x = torch.randn(5, 1, 28, 28, dtype=torch.float64, requires_grad=True)
+    z = x
+    for block in model.body:
+        assert isinstance(block, ConvBlock)
+        conv, norm = block.conv, block.norm
+        for tensor in (norm.mean, norm.weight, norm.bias):
+            assert tensor is not None
+            torch.nn.init.normal_(tensor)  # scales of either sign
+        torch.nn.init.uniform_(norm.var, 0.5, 2)
+        z = torch.nn.functional.conv2d(z, conv.weight, None, conv.stride, 1)
+        z = torch.nn.functional.batch_norm(z, norm.mean, norm.var, norm.weight, norm.bias, False, 0, norm.eps).relu()
+        z = torch.nn.functional.max_pool2d(z, 2) if down == "pool" else z
+    plain = model.head(z.flatten(1) if down == "pool" else z.mean((2, 3)))
+    params = [x, *model.parameters()]
+    ours = model(x)
+    torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-10)
+    grads = (torch.autograd.grad(found.sin().sum(), params) for found in (ours, plain))
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-10)
