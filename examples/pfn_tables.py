@@ -115,7 +115,7 @@ def page(rows: list[dict[str, Any]], regression: dict[str, float] | None) -> str
     if regression is not None:
         lines += [
             "", "## Regression", "",
-            "`bar-pfn/gp-rbf` on functions drawn from its prior, a Gaussian process: negative log-likelihood of a point "
+            "`bar-pfn/gp-rbf` on functions of its prior, a Gaussian process: negative log-likelihood of a point "
             f"{regression['nll']:.3f} ± {regression['interval']:.3f} nats, of the exact posterior "
             f"{regression['exact']:.3f}; the difference is {regression['gap']:.3f} ± {regression['gap_interval']:.3f} "
             f"({regression['tasks']:,} functions).",

@@ -83,6 +83,8 @@ class Evaluate:
     """Another data set of images, whose test classes to judge on; they are brought to the trained size and colours."""
     data_options: Mapping[str, Value] = field(default_factory=dict)
     """That data set's own settings."""
+    refine: Literal["soft-kmeans", "laplacian", "pt-map"] | None = None
+    """Classify queries together, by prototypes that they refine: a transductive score."""
     device: str | None = None
     """Where to compute, where not as in training."""
     json: bool = False
@@ -185,7 +187,8 @@ def _evaluate(words: list[str]) -> None:
     with closing(_Bars(0, "")) as bars:
         result = judge(
             a.run, tasks=a.tasks, way=a.way, shot=a.shot, query=a.query, steps=a.steps,
-            data=a.data, data_options=a.data_options, device=a.device,
+            data=a.data, data_options=a.data_options, refine=a.refine,
+            device=a.device,
             command=shlex.join(["mapsto", "evaluate", *words]), progress=bars.judge,
         )  # fmt: skip
     _print(result, a.json)

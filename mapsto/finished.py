@@ -10,6 +10,8 @@ import torch
 
 import mapsto
 from mapsto import build
+from mapsto.algorithms import Refined
+from mapsto.algorithms.metric.refine import Method
 from mapsto.checkpoint import load_weights, read_json, write_json
 from mapsto.data import Presentations, Tasks
 from mapsto.data.fitted import fitted
@@ -64,6 +66,7 @@ def judge(
     steps: int | None = None,
     data: str | None = None,
     data_options: Mapping[str, Value] | None = None,
+    refine: Method | None = None,
     device: str | None = None,
     command: str | None = None,
     progress: Callable[[int, int, float], None] | None = None,
@@ -77,6 +80,7 @@ def judge(
         data: another data set of images, whose test classes to judge on; as `mapsto.data.fitted` brings them to the
             size and colours of the training. Intensities are kept: bright ink is what mapsto's own sets have.
         data_options: that data set's own settings.
+        refine: classify queries together, as `mapsto.algorithms.Refined` does; such a score is transductive.
         device: where to compute, where not as in training.
         command: for the record, where not that of the training.
         progress: called with the tasks done, their total, and the score so far.
@@ -84,7 +88,8 @@ def judge(
 
     Returns:
         The result: `score` (0 to 1 for accuracy), `interval` (half-width, 95 %), `tasks`, and the protocol; after
-        training, and for regression wherever no steps are given, also `by_steps`; on other data also `data`, its name.
+        training, and for regression wherever no steps are given, also `by_steps`; on other data also `data`, its name,
+        and with a refinement `refine`.
 
     Raises:
         MapstoError: the folder holds no finished run, or its model or data can't do such tasks.
@@ -95,6 +100,8 @@ def judge(
     settings = run.settings
     if data is not None:
         run.test = _other(run, data, data_options or {})
+    if refine is not None:
+        run.learner = _refined(run.learner, refine)
     check_tasks(settings, run.learner, way, steps)
     total = tasks or settings.tasks
     inner = steps if steps is not None else settings.test_steps
@@ -127,8 +134,9 @@ def judge(
         "device": run.config["device"],
         "threads": torch.get_num_threads(),
     }
-    if data is not None:
-        result["data"] = data
+    for name, value in (("data", data), ("refine", refine)):
+        if value is not None:
+            result[name] = value
     regression = settings.metric == "mse"
     if scores.steps is not None and steps is None and (regression or train_seconds is not None):
         costly = set() if regression or scores.steps >= 5 else {5, 10}
@@ -153,6 +161,13 @@ def _other(run: Run, data: str, options: Mapping[str, Value]) -> Tasks | Present
     shape, _ = build.sizes(run.test)
     ordered = type(run.learner).ordered
     return build.tasks(fitted(part, shape), run.test.shape, run.test.seed, run.config["device"], ordered)
+
+
+def _refined(learner: MetaLearner, method: Method) -> MetaLearner:
+    try:
+        return Refined(learner, method).eval()
+    except ValueError as error:
+        raise MapstoError(str(error)) from None
 
 
 def read_config(folder: Path) -> tuple[dict[str, Any], Settings]:

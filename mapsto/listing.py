@@ -149,13 +149,14 @@ def changed(run: Result) -> str:
     number = tuple(run["shot"]) if isinstance(run["shot"], list) else run["shot"]  # a range, in JSON
     shot = "" if number == test.shot else f", tested with {number} shots"
     data = f", tested on {run['data']}" if "data" in run else ""
-    return way + shot + data
+    refined = f", refined by {run['refine']}" if "refine" in run else ""
+    return way + shot + data + refined
 
 
 def reported(run: Result) -> str | None:
     """What the paper reports for the same learner and job, also where the test tasks have another shape."""
     name = run["recipe"]
-    if "data" in run:
+    if "data" in run or "refine" in run:
         return None
     if changed(run):
         shape = f"{run['way']}way-{run['shot']}shot"

@@ -96,3 +96,9 @@ def test_a_regression_has_no_other_data(tmp_path: Path) -> None:
     run.train("maml/sinusoid", replace(SINUSOID, steps=1, tasks=2), tmp_path / "run", command="")
     with pytest.raises(MapstoError, match="was trained on sinusoid, so it can't be judged on images of tiny"):
         judge(tmp_path / "run", data="tiny")
+
+
+def test_a_refined_score_is_marked(trained: Path) -> None:
+    plain, refined = judge(trained, tasks=50), judge(trained, tasks=50, refine="soft-kmeans")
+    assert refined["refine"] == "soft-kmeans" and refined["norm"] == "transductive" != plain["norm"]
+    assert refined["score"] > 0.5

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from mapsto import build, check
@@ -79,6 +80,16 @@ def test_learner_of_your_own() -> None:
     names: dict = {}
     exec(BLOCKS[1], names)
     check(names["Nearest"](MLP(6, 8)))
+
+
+def test_a_classifier_of_pictures() -> None:
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    pictures, more_pictures, new_pictures = (rng.integers(0, 256, (n, 40, 40, 3), dtype=np.uint8) for n in (3, 2, 4))
+    names: dict = {"pictures": pictures, "more_pictures": more_pictures, "new_pictures": new_pictures}
+    exec(BLOCKS[2].replace(", ...]", "]"), names)
+    assert list(names["classifier"].predict_proba(new_pictures).sum(1)) == pytest.approx([1] * 4)
+    assert list(names["classifier"].classes_) == ["bird", "cat", "dog"]
 
 
 @pytest.mark.skipif(not (data_root() / "omniglot").exists(), reason="Omniglot is not in the data root")

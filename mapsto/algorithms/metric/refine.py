@@ -24,6 +24,8 @@ from mapsto.algorithms.metric.embedded import class_means
 from mapsto.episode import Episode, Examples, Tree
 from mapsto.learner import MetaLearner
 
+Method = Literal["soft-kmeans", "laplacian", "pt-map"]
+
 
 @runtime_checkable
 class Embeds(Protocol):
@@ -60,7 +62,7 @@ class Refined(MetaLearner):
     headless = True
     transductive = True
 
-    def __init__(self, learner: MetaLearner, method: Literal["soft-kmeans", "laplacian", "pt-map"]) -> None:
+    def __init__(self, learner: MetaLearner, method: Method) -> None:
         super().__init__()
         if method not in METHODS:
             raise ValueError(f"method={method!r} is none of {', '.join(METHODS)}")
