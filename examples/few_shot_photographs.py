@@ -118,7 +118,7 @@ TEXT = """<!-- Written by examples/few_shot_photographs.py, which measures the n
 You have {TRAIN} photographs of each of {WAY} things and want a program that tells them apart. No training run, no GPU:
 
 ```
-pip install 'mapsto[sklearn]'
+pip install '.[sklearn]'       # in a checkout of mapsto
 mapsto fit MY_PICTURES --out my-model
 mapsto predict my-model NEW_PICTURES
 ```

@@ -1,7 +1,7 @@
 """Memory-augmented neural networks, and the LSTM that they are compared with.
 
 A. Santoro, S. Bartunov, M. Botvinick, D. Wierstra, T. Lillicrap. Meta-Learning with Memory-Augmented Neural Networks.
-ICML 2016. https://proceedings.mlr.press/v48/santoro16.html. There is no code of the authors;
+ICML 2016. https://proceedings.mlr.press/v48/santoro16.html. No code of the authors is known to us;
 https://github.com/tristandeleu/ntm-one-shot (Theano) is the one in use.
 
 What follows that code where the paper is silent: keys pass through tanh, usage decays by 0.95, the head number h writes

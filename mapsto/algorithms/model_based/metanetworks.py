@@ -1,7 +1,7 @@
 """Meta networks.
 
-T. Munkhdalai, H. Yu. Meta Networks. ICML 2017. https://arxiv.org/abs/1703.00837. Reference implementation (Chainer):
-https://bitbucket.org/tsendeemts/metanet.
+T. Munkhdalai, H. Yu. Meta Networks. ICML 2017. https://arxiv.org/abs/1703.00837. Reference implementation: the authors'
+Chainer code, which is no longer at its first address.
 
 What follows the code where the paper is silent: the two networks that make fast weights do so coordinate by coordinate,
 from gradients as (log size, sign); attention is the softmax of cosines; augmented layers have no bias; loss gradients

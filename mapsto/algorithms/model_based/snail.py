@@ -1,7 +1,7 @@
 """The simple neural attentive meta-learner.
 
 N. Mishra, M. Rohaninejad, X. Chen, P. Abbeel. A Simple Neural Attentive Meta-Learner. ICLR 2018.
-https://arxiv.org/abs/1707.03141. There is no code of the authors.
+https://arxiv.org/abs/1707.03141. No code of the authors is known to us.
 
 What differs: the embedding is any model, and all queries of a task are the last steps of as many sequences, which share
 the support set. That one is computed once.
