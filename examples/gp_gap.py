@@ -1,8 +1,9 @@
 """How far neural processes are from the exact posterior: `python examples/gp_gap.py RUN...`.
 
-The runs are of learners trained on Gaussian processes. Prints a table and writes results/studies/gp-gap.json and
-docs/gp-bands.png. The exact posterior knows each task's kernel, which a learner must tell from the context points; and
-a learner whose deviations have a floor (0.1 in the papers) can't score beyond that of the posterior with its floor.
+The runs are of learners trained on Gaussian processes. Prints a table and writes results/studies/gp-gap.json, docs/gp-
+gap.md and docs/gp-bands.png. The exact posterior knows each task's kernel, which a learner must tell from the context
+points; and a learner whose deviations have a floor (0.1 in the papers) can't score beyond that of the posterior with
+its floor.
 """
 
 import json
@@ -26,6 +27,21 @@ from mapsto.plots.functions import regression_bands
 ROOT = Path(__file__).parent.parent
 RESULT, PICTURE = ROOT / "results" / "studies" / "gp-gap.json", ROOT / "docs" / "gp-bands.png"
 TASKS, SHOWN, GRID = 1000, 3, torch.linspace(-2, 2, 200)
+
+
+TEXT = """<!-- Written by examples/gp_gap.py: change that file. -->
+# How far from the exact posterior
+
+Neural processes learn to tell a function from a few of its points. For functions drawn from a Gaussian process the
+best answer is known, so `python examples/gp_gap.py RUN...` takes both, in nats a query point, on the same {tasks}
+tasks; ± is half the 95 % interval. The exact posterior is told each task's kernel; a learner must tell it from the
+points. Learners whose deviations are at least 0.1, as in the papers, can't do better than the posterior with that
+floor.
+
+{table}
+
+![Bands of two deviations over a few points](gp-bands.png)
+"""
 
 
 def source(run: Run) -> GaussianProcess:
@@ -106,6 +122,7 @@ def main(folders: Sequence[str], number: int = TASKS, result: Path = RESULT, dra
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(json.dumps(rows, indent=2) + "\n")
     picture(runs, drawn)
+    drawn.with_name("gp-gap.md").write_text(TEXT.format(table=table(rows), tasks=number))
 
 
 if __name__ == "__main__":

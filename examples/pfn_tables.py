@@ -36,7 +36,7 @@ TABLES = {
     "iris": datasets.load_iris, "wine": datasets.load_wine,
     "breast cancer": datasets.load_breast_cancer, "digits": datasets.load_digits,
 }  # fmt: skip
-SPLITS, ROWS = 20, 100
+SPLITS, ROWS = 10, 100
 
 
 def classifiers(network: Any, features: int) -> dict[str, Any]:

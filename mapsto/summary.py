@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mapsto import plots, report
+from mapsto import build, plots, report
 from mapsto.algorithms import MANN, SNAIL, ProtoNet
 from mapsto.algorithms.model_based.sequence import RecurrentLearner
 from mapsto.axis import over_tasks
@@ -50,7 +50,7 @@ def write_report(folder: Path) -> None:
         sections += _bands(run)
     elif isinstance(run.test, Completion):
         sections += _completions(run)
-    else:
+    elif len(build.sizes(run.test)[0]) == 3:
         sections += _pictures(run, unstack(run.test.batch(0, SHOWN)))
     report.render(folder / "report.html", result["recipe"], _facts(run, result), sections)
 
@@ -157,6 +157,8 @@ def _bands(run: Run) -> list[tuple[str, str, Any]]:
     episodes, grid = unstack(run.test.batch(0, 4)), torch.linspace(-2, 2, 200)
     with torch.no_grad():
         found = torch.stack([run.learner.predict(run.learner.adapt(e.support), grid[:, None]) for e in episodes])
+    if found.shape[-1] != 2:  # a density of another kind than a Gaussian
+        return []
     exact = run.test.posterior(0, 4, grid)
     figure = plots.regression_bands([given(e.support) for e in episodes], grid, {run.settings.algorithm: found}, exact)
     text = "What is predicted from a few points of a function, beside the exact posterior, which knows the kernel."

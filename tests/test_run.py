@@ -18,7 +18,8 @@ from mapsto.checkpoint import load_checkpoint
 from mapsto.errors import MapstoError
 from mapsto.evaluate import Scores
 from mapsto.finished import load
-from mapsto.recipes import Settings
+from mapsto.recipes import RECIPES, Settings
+from mapsto.summary import write_report
 from mapsto.train import Diverged
 
 KEYS = {"recipe", "score", "interval", "tasks", "seed", "way", "shot", "query", "steps", "norm", "command"}
@@ -296,3 +297,12 @@ def test_damaged_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(MapstoError, match=r"checkpoint\.pt is truncated or damaged"):
         run.train("protonet", PROTONET, tmp_path, resume=True, command="")
+
+
+@pytest.mark.parametrize("name", ["pfn/tables", "bar-pfn/gp-rbf"])
+def test_runs_without_pictures_have_a_report(name: str, tmp_path: Path) -> None:
+    settings = RECIPES[name].settings
+    options = {**settings.options, "width": 8, "depth": 1, "heads": 1}
+    run.train(name, replace(settings, options=options, steps=2, batch=2, tasks=4, validate=2), tmp_path, command="")
+    write_report(tmp_path)
+    assert "Learning curve" in (tmp_path / "report.html").read_text()
