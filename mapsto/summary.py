@@ -129,7 +129,7 @@ def _sequence(run: Run, episode: Episode) -> list[tuple[str, str, Any]]:
 def _map(learner: ProtoNet, episode: Episode) -> tuple[str, str, Any]:
     with torch.no_grad():
         support, query = learner.embed(episode.support.x), learner.embed(episode.query.x, episode.support.x)
-        prototypes = learner.adapt(episode.support).mean
+        prototypes = learner.adapt(episode.support).what
     labels = torch.cat([episode.support.y, episode.query.y]).argmax(1)
     is_support = torch.arange(len(labels)) < len(support)
     figure = plots.embedding_map(torch.cat([support, query]), labels, is_support, prototypes)

@@ -128,7 +128,7 @@ class HalfDetached(ProtoNet):
 
     def loss(self, episode: Episode) -> Tensor:
         fast = self.adapt(episode.support)
-        return self.criterion(self.predict(fast._replace(mean=fast.mean.detach()), episode.query.x), episode.query.y)
+        return self.criterion(self.predict(fast._replace(what=fast.what.detach()), episode.query.x), episode.query.y)
 
 
 class ClaimsToBeExact(MAML):
@@ -173,8 +173,8 @@ class Remembers(ProtoNet):
     def adapt(self, support: Examples) -> Tree:
         fast = super().adapt(support)
         if not self.training:
-            old, self.last = self.last, fast.mean.detach()
-            fast = fast if old is None else fast._replace(mean=fast.mean + 0.5 * old)
+            old, self.last = self.last, fast.what.detach()
+            fast = fast if old is None else fast._replace(what=fast.what + 0.5 * old)
         return fast
 
 
@@ -189,7 +189,7 @@ class FirstCounts(ProtoNet):
 
     def adapt(self, support: Examples) -> Tree:
         fast = super().adapt(support)
-        return fast._replace(mean=fast.mean + 0.5 * self.embed(support.x)[0])
+        return fast._replace(what=fast.what + 0.5 * self.embed(support.x)[0])
 
 
 class NeverLearns(MetaLearner):

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 from torch.utils._pytree import tree_map
 
 from mapsto.data.labelled import Labelled
-from mapsto.data.tasks import _check_values, _gather, _to_float, seeded
+from mapsto.data.tasks import check_values, gather, seeded, to_float
 from mapsto.episode import Episode, Examples, Range, Shape, Tree
 from mapsto.errors import DataError
 
@@ -45,10 +45,10 @@ class Batches:
     ) -> None:
         self._x = tree_map(lambda leaf: torch.as_tensor(leaf).to(device), data[0])
         classes, labels = np.unique(np.asarray(data[1]), return_inverse=True)
-        _check_values(self._x, len(labels))
+        check_values(self._x, len(labels))
         self.names = [data.names[c] for c in classes] if isinstance(data, Labelled) else [str(c) for c in classes]
         self._y = torch.from_numpy(labels).to(device)
-        self.seed, self._transform = seed, transform or _to_float
+        self.seed, self._transform = seed, transform or to_float
         self.shape = Shape(len(classes), 0, size)
         self._check_size()
 
@@ -74,7 +74,7 @@ class Batches:
         """Minibatches `start` to `start + size - 1`: one many-task `Episode`."""
         rows = np.stack([self._rows(i) for i in range(start, start + size)])
         index = torch.from_numpy(rows).flatten().to(self._y.device)
-        x = self._transform(_gather(self._x, index))
+        x = self._transform(gather(self._x, index))
         x = tree_map(lambda leaf: leaf.view(size, -1, *leaf.shape[1:]), x)
         y = one_hot(self._y[index], len(self.names)).float().view(size, -1, len(self.names))
         return Episode(Examples(tree_map(lambda leaf: leaf[:, :0], x), y[:, :0]), Examples(x, y))

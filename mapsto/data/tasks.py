@@ -50,7 +50,7 @@ class Tasks(Dataset):
         length: int = 1_000_000,
     ) -> None:
         self.shape, self.seed, self.length = Shape(way, shot, query), seed, length
-        self._transform = transform or _to_float
+        self._transform = transform or to_float
         if isinstance(data, Dataset):
             labels = np.asarray([int(data[i][1]) for i in range(len(data))])  # type: ignore[arg-type]
             self._fetch = partial(_read, data)
@@ -59,9 +59,9 @@ class Tasks(Dataset):
             x = tree_map(lambda leaf: torch.as_tensor(leaf).to(device), data[0])
             labels = np.asarray(data[1])
             names = data.names if isinstance(data, Labelled) else None
-            self._fetch = partial(_gather, x)
+            self._fetch = partial(gather, x)
             self._device = torch.device(device)
-            _check_values(x, len(labels))
+            check_values(x, len(labels))
         classes, labels = np.unique(labels, return_inverse=True)
         self.names = [names[c] for c in classes] if names else [str(c) for c in classes]
         self.sizes = np.bincount(labels)
@@ -162,11 +162,11 @@ def _high(bounds: Range) -> int:
     return bounds if isinstance(bounds, int) else bounds[1]
 
 
-def _to_float(x: Tree) -> Tree:
+def to_float(x: Tree) -> Tree:
     return tree_map(lambda leaf: leaf.float().div_(255) if leaf.dtype == torch.uint8 else leaf, x)
 
 
-def _gather(x: Tree, index: Tensor) -> Tree:
+def gather(x: Tree, index: Tensor) -> Tree:
     return tree_map(lambda leaf: leaf.index_select(0, index), x)
 
 
@@ -175,7 +175,7 @@ def _read(data: Dataset, index: Tensor) -> Tree:
     return tree_map(lambda *leaves: torch.stack([torch.as_tensor(leaf) for leaf in leaves]), *xs)
 
 
-def _check_values(x: Tree, labels: int) -> None:
+def check_values(x: Tree, labels: int) -> None:
     for leaf in tree_leaves(x):
         if leaf.shape[0] != labels:
             raise DataError(f"there are {leaf.shape[0]} examples but {labels} labels")
