@@ -121,7 +121,7 @@ def score(run: Result) -> str:
     by_steps = run.get("by_steps", {})
     steps = [k for k in ("1", "5", "10") if k in by_steps]
     if not steps:
-        return _with_interval(run["score"], run["interval"])
+        return f"{_with_interval(run['score'], run['interval'])} ({run['metric'].replace('_', '-')})"
     return f"{' / '.join(_with_interval(*by_steps[k]) for k in steps)} after {' / '.join(steps)} steps"
 
 
@@ -132,7 +132,7 @@ def tasks_of(run: Result) -> str:
     return f"{_span(run['shot'])} support points, {run['query']} query points"
 
 
-def _span(value: int | list[int]) -> str:
+def _span(value: int | tuple[int, int] | list[int]) -> str:
     return f"{value[0]} to {value[1]}" if isinstance(value, list | tuple) else str(value)
 
 
@@ -145,9 +145,8 @@ def _with_interval(mean: float, interval: float) -> str:
 def changed(run: Result) -> str:
     """In what its test tasks are not those of the recipe; empty where they are."""
     test = RECIPES[run["recipe"]].settings.test
-    way = "" if run["way"] == test.way else f", tested {run['way']}-way"
-    number = tuple(run["shot"]) if isinstance(run["shot"], list) else run["shot"]  # a range, in JSON
-    shot = "" if number == test.shot else f", tested with {number} shots"
+    way = "" if _span(run["way"]) == _span(test.way) else f", tested {_span(run['way'])}-way"
+    shot = "" if _span(run["shot"]) == _span(test.shot) else f", tested with {_span(run['shot'])} shots"
     data = f", tested on {run['data']}" if "data" in run else ""
     refined = f", refined by {run['refine']}" if "refine" in run else ""
     return way + shot + data + refined
