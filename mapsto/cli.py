@@ -1,6 +1,5 @@
 """The command line: `mapsto list | train | evaluate | report | data | fit | predict`."""
 
-import ctypes
 import json
 import shlex
 import sys
@@ -122,7 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = words and words[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr, end="")
         return 0 if asked else 2
-    _keep_memory()
     try:
         commands[words[0]](words[1:])
     except run.Interrupted as stop:
@@ -138,17 +136,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("mapsto: interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-def _keep_memory() -> None:
-    """Have glibc keep freed blocks: it gives large ones back to the kernel, and the page faults of getting them anew
-    take up to a third of a convolutional network's training time on a CPU."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):  # not glibc
-        pass
 
 
 def _list(words: list[str]) -> None:

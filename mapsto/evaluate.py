@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mapsto import heap
 from mapsto.applied import norm_of
 from mapsto.axis import How, over_tasks
 from mapsto.episode import Episode, Episodes, Range, Reshapable, Source, Tree, stack, unstack
@@ -92,6 +93,7 @@ def evaluate(
         if not isinstance(episodes, Reshapable):
             raise ValueError("way, shot and query can be chosen only for a source such as Tasks, not for an iterable")
         episodes = episodes.replace(way=way, shot=shot, query=query)
+    heap.keep()
     values: list[Tensor] = []
     with _untouched(learner, steps) as buffers:
         score = partial(_score, learner, metric, buffers)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mapsto import heap
 from mapsto.axis import forks, vmaps
 from mapsto.capture import recorded
 from mapsto.episode import Episode, Episodes, count
@@ -40,6 +41,7 @@ def backward(learner: MetaLearner, tasks: Episodes, how: TrainHow = "auto", chun
     Raises:
         ValueError: an explicit way that would be wrong or impossible; the message says why.
     """
+    heap.keep()
     if how in ("captured", "compiled"):
         return _replayed(learner, tasks, how == "compiled", chunk)
     number, together = count(tasks), vmaps(learner, tasks, how)

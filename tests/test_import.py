@@ -19,7 +19,7 @@ def test_import_loads_torch_and_numpy_only() -> None:
     foreign = {name.split(".")[0] for name in new} - set(sys.stdlib_module_names) - {"mapsto", "torch", "numpy"}
     # jaxtyping holds the types of shapes; wadler_lindig prints them.
     assert {name for name in foreign if not name.startswith("_")} <= {"jaxtyping", "wadler_lindig"}
-    heavy = ("mapsto.data", "mapsto.cli", "mapsto.plots", "mapsto.report", "mapsto.run", "mapsto.recipes")
+    heavy = ("mapsto.data", "mapsto.cli", "mapsto.plots", "mapsto.report", "mapsto.run", "mapsto.recipes", "mapsto.rl")
     assert not [name for name in new if name.startswith(heavy)]
     assert done.stderr == ""
 

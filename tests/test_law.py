@@ -35,8 +35,13 @@ def test_law(path: Path) -> None:
         common = ("episode", "applied", "attention", "learner", "losses", "errors")
         allowed = (*(f"mapsto.{name}" for name in common), family)
         assert not {name for name in used if not within(name, *allowed)}
-    if top in ("models", "data", "rl"):
+    if top in ("models", "data"):
         assert not {name for name in used if within(name, "mapsto.algorithms")}
+    if top == "rl":
+        allowed = ("rl", "episode", "errors", "data.tasks", "algorithms.model_based")
+        assert not {name for name in used if not within(name, *(f"mapsto.{name}" for name in allowed))}
+    else:
+        assert not {name for name in used if within(name, "mapsto.rl")}
     if top in ("train", "evaluate", "learner", "axis", "applied", "episode", "losses", "metrics", "errors", "capture"):
         above = ("algorithms", "models", "data", "build", "recipes", "run", "finished", "checkpoint")
         assert not {name for name in used if within(name, *(f"mapsto.{name}" for name in above))}

@@ -187,3 +187,25 @@ def test_what_a_learner_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row["adapt_ms"] > 0 and row["answer_ms"] > 0 for row in rows)
     text = choosing.table(rows)
     assert "| protonet | metric-based | 98.70 ± 0.15 % |" in text and text.count("\n") == 3
+
+
+def test_bandits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bandits = example("bandits")
+    for name, place in (("RUNS", "runs"), ("RESULT", "studies/bandits.json"), ("PAGE", "bandits.md")):
+        monkeypatch.setattr(bandits, name, tmp_path / place)
+    monkeypatch.setattr(bandits, "SETTINGS", {(3, 2): bandits.Setting(2, 8, 50)})
+    monkeypatch.setattr(bandits, "PAPERS", {(3, 2): ("1", "2", "3")})
+    bandits.main(["3", "2"])
+    text = bandits.PAGE.read_text()
+    bandits.main(["3", "2"])  # judges what is trained
+    assert bandits.PAGE.read_text() == text
+    bandits.main(["3", "2", "lstm"])
+    rows = json.loads(bandits.RESULT.read_text())
+    assert [row["policy"] for row in rows] == ["snail", "lstm"] and rows[0]["rules"] == rows[1]["rules"]
+    assert bandits.PAGE.read_text() == bandits.page(rows)
+    for row in rows:
+        less = row["reward"][0] - row["rules"]["Gittins"][0]
+        assert row["less_gittins"][0] == pytest.approx(less, abs=2e-4)
+        assert f"{row['reward'][0]:.2f} ± {row['reward'][1]:.2f}" in bandits.PAGE.read_text()
+    with pytest.raises(SystemExit, match=r"usage: python examples/bandits.py PULLS ARMS \[lstm\], of 3 2"):
+        bandits.main(["3", "0"])

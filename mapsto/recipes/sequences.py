@@ -16,9 +16,9 @@ MANN = Settings(
     options={"hidden": 200, "slots": 128, "width": 40, "heads": 4},
     model_options={"size": 20},
     data_options={"split": "random"},
-    train=Shape(5, 2, 1),
+    train=Shape(5, 5, 1),
     test=Shape(5, 1, 15),
-    steps=3000,
+    steps=15_000,
     batch=32,
     lr=3e-3,
     clip=10.0,
@@ -34,7 +34,7 @@ SNAIL = Settings(
     data_options={"split": "random"},
     train=Shape(5, 1, 5),
     test=Shape(5, 1, 15),
-    steps=1000,
+    steps=2500,
     batch=8,
     schedule="late",
     clip=10.0,
@@ -52,8 +52,8 @@ META_NETWORKS = replace(
 
 _PRESENTED = (
     "Santoro et al. 2016: images of 20x20 with small turns and shifts, quarter turns as classes, 1,200 characters for "
-    "training; tasks are sequences in which each of 5 classes comes ten times, labels one step late. Here each comes "
-    "twice, and 5 queries follow (sequences of 50 stay on the plateau at ln 5 for the first 2,500 meta-steps): {steps} "
+    "training; tasks are sequences in which each of 5 classes comes ten times, labels one step late. Here each comes five "
+    "times, and 5 queries follow (sequences of 50 stay on the plateau at ln 5 for the first 2,500 meta-steps): {steps} "
     "meta-steps of 32 such sequences, Adam 3e-3, no turns and shifts, 1,100 characters. The score is that of second "
     "presentations after one of each class"
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, linear, pad
 
 from mapsto import Episode, Examples, check
-from mapsto.algorithms.model_based.snail import SNAIL, Attention, Dense, temporal
+from mapsto.algorithms.model_based.snail import SNAIL, Attention, Dense, Trunk, temporal
 from mapsto.episode import unstack
 from mapsto.models import MLP, Conv4
 from mapsto.plots.sequences import looks as draw
@@ -102,6 +102,25 @@ def test_attention_sees_all_before_and_nothing_after() -> None:
     assert seen(out, x) == [list(range(t + 1)) for t in range(6)]
 
 
+@pytest.mark.parametrize("chunks", [[1] * 9, [4, 1, 1, 3], [2, 7]])
+def test_reading_on_equals_reading_whole(chunks: list[int]) -> None:
+    trunk = Trunk(3, 9, 4, SIZES).double()
+    x = torch.randn(2, 5, 9, 3, dtype=torch.float64)
+    whole, kept = trunk.read(x)
+    parts, past = [], None
+    for chunk in x.split(chunks, -2):
+        part, past = trunk.read(chunk, past)
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, -2), whole)
+    torch.testing.assert_close(past, kept)
+
+
+def test_a_batch_is_as_many_sequences() -> None:
+    trunk = Trunk(3, 9, 4, SIZES).double()
+    x = torch.randn(4, 9, 3, dtype=torch.float64)
+    torch.testing.assert_close(trunk.read(x)[0], torch.stack([trunk.read(one)[0] for one in x]))
+
+
 def test_a_query_sees_the_support_set_and_itself(make_episodes: Maker) -> None:
     learner, episode = snail(), unstack(make_episodes())[0]
     x, y, q = (t.clone().requires_grad_() for t in (*episode.support, episode.query.x))
@@ -118,6 +137,7 @@ def test_looks(make_episodes: Maker) -> None:
     assert looks.shape == (3, 12, 7)
     torch.testing.assert_close(looks.sum(2), torch.ones(3, 12, dtype=torch.float64))
     first = learner.layers[0]
+    assert isinstance(first, Attention)
     z = learner.model(torch.cat([support.x, query.x[4:5]]))
     steps = torch.cat([z, torch.cat([support.y, torch.zeros(1, 3, dtype=torch.float64)])], 1)
     expected = (first.key(steps) @ first.query(steps[-1]) / math.sqrt(5)).softmax(0)

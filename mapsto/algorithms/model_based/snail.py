@@ -8,7 +8,7 @@ the support set. That one is computed once.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -34,13 +34,22 @@ class Dense(nn.Module):
         self.now, self.past = nn.Linear(inputs, 2 * filters), nn.Linear(inputs, 2 * filters, bias=False)
         self.dilation, self.outputs = dilation, inputs + filters
 
-    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A whole sequence `[n, inputs]` to `[n, outputs]`, and what the step after it sees of the past."""
-        past = torch.cat([x.new_zeros(self.dilation, self.now.out_features), self.past(x)])
-        return self.step(x, past[: len(x)]), past[len(x)]
+    def read(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """A sequence `[..., n, inputs]`, or what follows a past, to `[..., n, outputs]`; and the past after it.
+
+        That is what the last steps, `dilation` of them, are to the steps that will look back at them.
+        """
+        if past is None:
+            past = x.new_zeros(*x.shape[:-2], self.dilation, self.now.out_features)
+        window = torch.cat([past, self.past(x)], -2)
+        n = x.shape[-2]
+        return self._add(x, window[..., :n, :]), window[..., n:, :]
 
     def step(self, x: Tensor, past: Tensor) -> Tensor:
-        """Steps `[m, inputs]` to `[m, outputs]`, given what they see of the past."""
+        """Steps `[m, inputs]` to `[m, outputs]`, each the next one after the past and not seen by the others."""
+        return self._add(x, past[:1])
+
+    def _add(self, x: Tensor, past: Tensor) -> Tensor:
         value, gate = (self.now(x) + past).chunk(2, -1)
         return torch.cat([x, value.tanh() * gate.sigmoid()], -1)
 
@@ -59,10 +68,13 @@ class Attention(nn.Module):
         self.query, self.key = nn.Linear(inputs, key), nn.Linear(inputs, key)
         self.value, self.outputs = nn.Linear(inputs, value), inputs + value
 
-    def read(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """A whole sequence `[n, inputs]` to `[n, outputs]`, and its keys and values."""
-        keys, values = self.key(x), self.value(x)
-        weights = attention_weights(self.query(x), keys, causal(len(x), x.device))
+    def read(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """A sequence `[..., n, inputs]`, or what follows a past, to `[..., n, outputs]`; and all keys and values."""
+        keys, values, mask = self.key(x), self.value(x), causal(x.shape[-2], x.device)
+        if past is not None:
+            keys, values = (torch.cat([old, new], -2) for old, new in zip(past, (keys, values), strict=True))
+            mask = torch.cat([mask.new_ones(len(mask), past[0].shape[-2]), mask], 1)
+        weights = attention_weights(self.query(x), keys, mask)
         return torch.cat([x, weights @ values], -1), (keys, values)
 
     def step(self, x: Tensor, past: tuple[Tensor, Tensor]) -> Tensor:
@@ -87,6 +99,57 @@ def temporal(inputs: int, length: int, filters: int) -> list[Dense]:
     for i in range(1, math.ceil(math.log2(length)) + 1):
         blocks.append(Dense(blocks[-1].outputs if blocks else inputs, 2**i, filters))
     return blocks
+
+
+class Trunk(nn.ModuleList):
+    """Attention blocks with temporal convolutions between them: what reads the sequence, for images and for bandits.
+
+    Args:
+        inputs: numbers of a step.
+        length: of the sequences that the temporal convolutions are made to span.
+        filters: of the temporal convolutions.
+        attention: sizes of the keys and the values of each attention block.
+    """
+
+    def __init__(self, inputs: int, length: int, filters: int, attention: Sequence[tuple[int, int]]) -> None:
+        layers: list[Dense | Attention] = []
+        for i, (key, value) in enumerate(attention):
+            if i:
+                layers += temporal(inputs, length, filters)
+                inputs = layers[-1].outputs
+            layers.append(Attention(inputs, key, value))
+            inputs = layers[-1].outputs
+        super().__init__(layers)
+        self.outputs = inputs
+
+    def read(self, x: Tensor, past: Sequence[Tree] | None = None) -> tuple[Tensor, list[Tree]]:
+        """A sequence `[..., n, inputs]` to `[..., n, outputs]`, and what each layer keeps for the steps after it.
+
+        Given what was kept, it reads on from there: the same numbers as in one go.
+        """
+        kept = []
+        for layer, before in zip(self, past or [None] * len(self), strict=True):
+            x, after = layer.read(x, before)
+            kept.append(after)
+        return x, kept
+
+    def step(self, x: Tensor, past: Sequence[Tree]) -> Tensor:
+        """Steps `[m, inputs]` to `[m, outputs]`, each the next one after the past and not seen by the others."""
+        for layer, before in zip(self, past, strict=True):
+            x = layer.step(x, before)
+        return x
+
+    def looks(self, x: Tensor, past: Sequence[Tree]) -> Tensor:
+        """Where each attention block looks in `step`: `[blocks, m, n + 1]`, the last at the step itself."""
+        found = []
+        for layer, before in zip(self, past, strict=True):
+            if isinstance(layer, Attention):
+                found.append(layer.weights(x, before))
+            x = layer.step(x, before)
+        return torch.stack(found)
+
+    def __iter__(self) -> Iterator[Any]:
+        return super().__iter__()
 
 
 class SNAIL(SequenceLearner):
@@ -114,30 +177,15 @@ class SNAIL(SequenceLearner):
         criterion: Callable[[Tensor, Tree], Tensor] = cross_entropy,
     ) -> None:
         super().__init__(model, way, criterion)
-        layers: list[Dense | Attention] = []
-        size = features + way
-        for i, (key, value) in enumerate(attention):
-            if i:
-                layers += temporal(size, way * shot + 1, filters)
-                size = layers[-1].outputs
-            layers.append(Attention(size, key, value))
-            size = layers[-1].outputs
-        self.layers: Sequence[Any] = nn.ModuleList(layers)  # type: ignore[assignment]
-        self.head = nn.Linear(size, way)
+        self.layers = Trunk(features + way, way * shot + 1, filters, attention)
+        self.head = nn.Linear(self.layers.outputs, way)
 
     def read(self, z: Tensor, y: Tensor) -> list[Tree]:
         """What each layer keeps of the support set for the step after it."""
-        x, kept = torch.cat([z, y], 1), []
-        for layer in self.layers:
-            x, past = layer.read(x)
-            kept.append(past)
-        return kept
+        return self.layers.read(torch.cat([z, y], 1))[1]
 
     def answer(self, state: list[Tree], z: Tensor) -> Tensor:
-        x = self._unlabelled(z)
-        for layer, past in zip(self.layers, state, strict=True):
-            x = layer.step(x, past)
-        return self.head(x)
+        return self.head(self.layers.step(self._unlabelled(z), state))
 
     def looks(self, fast: Memorised, x: Tree) -> Tensor:
         """Where each attention block looks for a query: `[blocks, queries, support + 1]`, the last at the query itself.
@@ -146,12 +194,7 @@ class SNAIL(SequenceLearner):
             fast: as `adapt` returned it.
             x: queries.
         """
-        steps, found = self._unlabelled(self.embed(x, fast.support_x)), []
-        for layer, past in zip(self.layers, fast.state, strict=True):
-            if isinstance(layer, Attention):
-                found.append(layer.weights(steps, past))
-            steps = layer.step(steps, past)
-        return torch.stack(found)
+        return self.layers.looks(self._unlabelled(self.embed(x, fast.support_x)), fast.state)
 
     def _unlabelled(self, z: Tensor) -> Tensor:
         assert self.way is not None
