@@ -4,12 +4,12 @@ E. Triantafillou et al. Meta-Dataset: A Dataset of Datasets for Learning to Lear
 https://arxiv.org/abs/1903.03096, section 3.2. Reference implementation:
 https://github.com/google-research/meta-dataset, meta_dataset/data/sampling.py.
 
-What differs: only the sampling is here, over the data sets that you give. ImageNet's classes are drawn without its
-hierarchy, and images are as they come: no resizing to 84 x 84, no augmentation. The paper trains on a sequence of data
-sets drawn uniformly, as here, and tests on each of them alone: give one.
+What differs: only the sampling is here, over the data sets that you give. Images are as they come: no resizing to
+84 x 84, no augmentation. The paper trains on a sequence of data sets drawn uniformly, as here, and tests on each of
+them alone: give one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +49,8 @@ class MetaDataset:
     """An endless sequence of ragged tasks; task i is a pure function of (seed, i).
 
     A task draws its data set uniformly; where that has groups, one of them uniformly; its way, uniformly from 5 to 50
-    or to as many classes as there are; and its classes, uniformly. Then, with |c| the images of class c:
+    or to as many classes as there are (or the group's whole size, up to 50); and its classes, uniformly. Then, with |c|
+    the images of class c:
 
         queries a class   q = min(10, min_c floor(|c| / 2))
         support size      |S| = min(500, sum_c ceil(beta min(100, |c| - q))), beta ~ U(0, 1]
@@ -57,12 +58,14 @@ class MetaDataset:
         its shots         min(floor(R_c (|S| - way)) + 1, |c| - q)
 
     For Meta-Dataset's Omniglot: `data = Omniglot("background", rotations=False)` and
-    `MetaDataset({"omniglot": data.train}, groups={"omniglot": alphabets(data.train.names)})`.
+    `MetaDataset({"omniglot": data.train}, groups={"omniglot": alphabets(data.train.names)})`. For ImageNet the groups
+    are the classes below each node of WordNet that has 5 to 392 of them, and `whole={"imagenet"}`.
 
     Args:
         sets: data sets by name, all with examples of one shape (`mapsto.data.fitted` brings images to one).
         seed: which sequence of tasks.
         groups: of a data set, by its name: lists of classes, of which a task draws its own from one (alphabets).
+        whole: names of the data sets whose groups are taken whole, or 50 of their classes (nodes of a hierarchy).
         device: where examples are kept and episodes are made.
 
     Raises:
@@ -76,12 +79,15 @@ class MetaDataset:
         seed: int = 0,
         *,
         groups: Mapping[str, Sequence[Sequence[int]]] | None = None,
+        whole: Collection[str] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         groups = groups or {}
         self.names, self.seed = list(sets), seed
-        if not sets or not groups.keys() <= sets.keys():
-            raise DataError(f"there are groups of {sorted(groups)} and data sets {self.names}: give each group its set")
+        if not sets or not {*groups, *whole} <= sets.keys():
+            named = sorted({*groups, *whole})
+            raise DataError(f"there are groups of {named} and data sets {self.names}: give each group its set")
+        self._whole = frozenset(whole)
         self._x = [data.x.to(device) for data in sets.values()]
         self._members = [_members(name, data) for name, data in sets.items()]
         self._groups = [
@@ -104,7 +110,8 @@ class MetaDataset:
         chosen = int(rng.integers(len(self.names)))
         groups, members = self._groups[chosen], self._members[chosen]
         group = groups[rng.integers(len(groups))]
-        way = rng.integers(_WAYS[0], min(_WAYS[1], len(group)) + 1)
+        most = min(_WAYS[1], len(group))
+        way = most if self.names[chosen] in self._whole else rng.integers(_WAYS[0], most + 1)
         classes = rng.choice(group, way, replace=False)
         sizes = np.array([len(members[c]) for c in classes])
         query = min(_QUERIES, int(sizes.min()) // 2)

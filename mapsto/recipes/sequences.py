@@ -52,10 +52,10 @@ META_NETWORKS = replace(
 
 _PRESENTED = (
     "Santoro et al. 2016: images of 20x20 with small turns and shifts, quarter turns as classes, 1,200 characters for "
-    "training; tasks are sequences in which each of 5 classes comes ten times, labels one step late. Here each comes five "
-    "times, and 5 queries follow (sequences of 50 stay on the plateau at ln 5 for the first 2,500 meta-steps): {steps} "
-    "meta-steps of 32 such sequences, Adam 3e-3, no turns and shifts, 1,100 characters. The score is that of second "
-    "presentations after one of each class"
+    "training; tasks are sequences in which each of 5 classes comes ten times, labels one step late. Here each comes "
+    "five times, and 5 queries follow (sequences of 50 stay on the plateau at ln 5 for the first 2,500 meta-steps): "
+    "{steps} meta-steps of 32 such sequences, Adam 3e-3, no turns and shifts, 1,100 characters. The score is that of "
+    "second presentations after one of each class"
 )
 _MANN = _PRESENTED + "; the paper's are in the midst of a sequence, and quoted from Finn et al. 2017 (table 1)."
 _SNAIL = (

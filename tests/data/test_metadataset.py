@@ -95,6 +95,17 @@ def test_data_sets_groups_and_classes_are_drawn_uniformly(source: MetaDataset) -
     assert len(drawn) == 12 and uniform([*drawn.values()])
 
 
+def test_nodes_of_a_hierarchy_are_taken_whole_or_fifty_of_their_classes() -> None:
+    nodes = [list(range(0, 7)), list(range(60)), list(range(3, 15))]  # as ImageNet's: they overlap, and differ in size
+    source = MetaDataset({"letters": labelled(LETTERS)}, groups={"letters": nodes}, whole={"letters"})
+    tasks = [source.composition(i) for i in range(300)]
+    ways = Counter(len(task.classes) for task in tasks)
+    assert sorted(ways) == [7, 12, 50] and uniform([*ways.values()])
+    assert all(sorted(task.classes) == nodes[0] for task in tasks if len(task.classes) == 7)
+    large = Counter(int(c) for task in tasks for c in task.classes if len(task.classes) == 50)
+    assert len(large) == 60
+
+
 def test_episodes_hold_what_the_composition_says(source: MetaDataset) -> None:
     for i, (support, query) in enumerate(source.batch(0, 100)):
         name, classes, shots, queries = source.composition(i)
