@@ -5,6 +5,7 @@ spend nearly all their time on calls, and half of those go away. Compiled, the k
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.fx.graph import CodeGen
+from torch.jit._fuser import optimized_execution
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from mapsto.episode import Episodes
@@ -78,7 +80,7 @@ class Recording:
             torch.set_rng_state(state)
         graph.graph.set_codegen(CodeGen())
         _shorten(graph)
-        self._run: Callable[..., Any] = _compiled(graph, inputs) if compiled else graph
+        self._run: Callable[..., Any] = _compiled(graph, inputs) if compiled else _scripted(graph, inputs)
 
     def _inputs(self, learner: nn.Module, leaves: Iterable[Tensor]) -> list[Tensor]:
         state = _state(learner)
@@ -166,6 +168,28 @@ _VIEWS = (aten.view.default, aten._unsafe_view.default)
 def _layout(node: fx.Node) -> Any:
     value = node.meta["val"]
     return value.shape, value.stride()
+
+
+def _scripted(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable:
+    """The same kernels, called by TorchScript's interpreter: half of a small network's time is Python's calls."""
+    state = torch.get_rng_state()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a trace depends on shapes and constants, as a recording does anyway
+            copies = tuple(t.clone() for t in inputs)  # tracing runs it once
+            traced = torch.jit.trace(lambda *tensors: tuple(graph(*tensors)), copies, check_trace=False)
+    except RuntimeError:  # an operation that TorchScript has no form for
+        return graph
+    finally:
+        torch.set_rng_state(state)
+    script: Callable[..., Any] = traced  # type: ignore[assignment]
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        with torch.inference_mode(), optimized_execution(False):
+            found = script(*tensors)
+        return [t.clone() for t in found]  # which may be changed in place again
+
+    return run
 
 
 def _compiled(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable:

@@ -54,6 +54,22 @@ LEARNERS = {
 }
 
 
+def test_running_averages_and_draws_are_those_of_the_step() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 8), BatchNorm(8, stats="running"), nn.Dropout(0.3), nn.Linear(8, 4)).double()
+    recorded, plain = ProtoNet(model), ProtoNet(copy.deepcopy(model))
+    y = torch.eye(3).double().repeat(4, 1, 1)
+    for _ in range(3):
+        tasks = Episode(*(Examples(torch.randn(4, 3, 1).double(), y) for _ in range(2)))
+        before = torch.get_rng_state()
+        ours, after = gradient(recorded, tasks, "captured"), torch.get_rng_state()
+        torch.set_rng_state(before)
+        assert_equal(ours, gradient(plain, tasks, "loop"))
+        assert torch.equal(after, torch.get_rng_state())
+    assert_equal([*recorded.buffers()], [*plain.buffers()])
+    nn.utils.clip_grad_norm_(recorded.parameters(), 1e-3)  # in place
+
+
 @pytest.mark.parametrize("name", LEARNERS)
 def test_captured_equals_the_loop(name: str) -> None:
     learner, tasks = LEARNERS[name](), waves()
