@@ -132,30 +132,95 @@ def _settings(learner: nn.Module) -> tuple:
 
 
 def _shorten(module: fx.GraphModule) -> None:
-    """Take out what is there for autograd and vmap only: detaching, views that change nothing, factors of 1."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.op != "call_function":
-            continue
-        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-        if source is None:
-            continue
-        if node.target in _VIEWS and source.target in _VIEWS:
-            node.replace_input_with(source, source.args[0])
-            source = node.args[0]
-        same = node.target in _ALIASES and _layout(node) == _layout(source)
-        one = node.target in (aten.mul.Scalar, aten.pow.Tensor_Scalar) and node.args[1] == 1
-        if node.target is aten.detach.default or same or one:
-            node.replace_all_uses_with(source)
-            graph.erase_node(node)
-        elif node.target in _SWAPS and source.target is node.target and set(node.args[1:]) == set(source.args[1:]):
-            node.replace_all_uses_with(source.args[0])
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
+    """Take out what is there for autograd and vmap only, or can be had with fewer kernels."""
     from torch._functorch.compile_utils import fx_graph_cse
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
-    module.graph = fx_graph_cse(graph)
+    _each(module, _skip)
+    _each(module, _merge)
+    inputs = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+    FakeTensorProp(module, inputs[0].fake_mode).propagate_dont_convert_inputs(*inputs)  # what is laid out anew
+    _each(module, _skip)
+    module.graph = fx_graph_cse(module.graph)
     module.recompile()
+
+
+def _each(module: fx.GraphModule, rule: Callable[[fx.Node], None]) -> None:
+    for node in list(module.graph.nodes):
+        if node.op == "call_function":
+            rule(node)
+    module.graph.eliminate_dead_code()
+
+
+def _merge(node: fx.Node) -> None:
+    """a - c g and -c g in one kernel, no sum with 0, no product with 1, and products whose transpose is wanted."""
+    one: Any = node.args[0] if node.args else None
+    other: Any = node.args[1] if len(node.args) > 1 else None
+    if node.target is aten.sub.Tensor and _times(other) and len(node.args) == 2 and not node.kwargs:
+        node.args, node.kwargs = (one, other.args[0]), {"alpha": other.args[1]}
+    elif _times(node) and _is(one, aten.neg.default):
+        node.args = (one.args[0], -other)
+    elif node.target is aten.add.Tensor and not node.kwargs:
+        for zeros, rest in ((one, other), (other, one)):
+            if _is(zeros, aten.zeros_like.default) and _can_be(node, rest):
+                node.replace_all_uses_with(rest)
+    elif node.target is aten.mul.Tensor and _is(_origin(other), aten.ones_like.default) and _can_be(node, one):
+        node.replace_all_uses_with(one)
+    elif node.target in _SWAPS and _is(one, aten.bmm.default, aten.mm.default) and len(one.users) == 1:
+        with node.graph.inserting_before(node):
+            swapped = [_call(node, node.target, (factor, *node.args[1:])) for factor in reversed(one.args)]
+            node.replace_all_uses_with(product := _call(node, one.target, tuple(swapped)))
+            product.meta["val"] = node.meta["val"].contiguous()
+
+
+def _skip(node: fx.Node) -> None:
+    """Detaching, views that change nothing, factors of 1, and two transpositions."""
+    source: Any = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return
+    if node.target in _VIEWS and source.target in _VIEWS:
+        shown: Any = source.args[0]
+        node.replace_input_with(source, shown)
+        source = shown
+    same = node.target in _ALIASES and _layout(node) == _layout(source)
+    one = node.target in (aten.mul.Scalar, aten.pow.Tensor_Scalar) and node.args[1] == 1
+    if node.target is aten.detach.default or same or one:
+        node.replace_all_uses_with(source)
+        node.graph.erase_node(node)
+    elif node.target in _SWAPS and source.target is node.target and set(node.args[1:]) == set(source.args[1:]):
+        origin: Any = source.args[0]
+        node.replace_all_uses_with(origin)
+        node.graph.erase_node(node)
+
+
+def _is(node: Any, *targets: Any) -> bool:
+    return isinstance(node, fx.Node) and node.target in targets
+
+
+def _times(node: Any) -> bool:
+    """Whether it is a tensor times a number."""
+    return _is(node, aten.mul.Tensor) and isinstance(node.args[1], float)
+
+
+def _origin(node: Any) -> Any:
+    """What a view of any shape shows."""
+    while _is(node, *_ALIASES, aten.unsqueeze.default):
+        node = node.args[0]
+    return node
+
+
+def _can_be(node: fx.Node, other: Any) -> bool:
+    """Whether the other can take its place: of its shape and type, and so in memory that all views of it are there."""
+    if not isinstance(other, fx.Node):
+        return False
+    here, there = node.meta["val"], other.meta["val"]
+    return here.shape == there.shape and here.dtype == there.dtype and there.is_contiguous()
+
+
+def _call(like: fx.Node, target: Any, args: tuple) -> fx.Node:
+    made = like.graph.call_function(target, args)
+    made.meta["val"] = target(*(arg.meta["val"] if isinstance(arg, fx.Node) else arg for arg in args))
+    return made
 
 
 _ALIASES = (
