@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mapsto import over_tasks, plots
@@ -25,7 +26,8 @@ TEXT = """<!-- Written by examples/presentations.py: change that file. -->
 # By presentation
 
 Five classes of characters never seen come ten times each, in random order, and every example is named before its label
-is told: the first can only be guessed, the second must be remembered (Santoro et al. 2016). Accuracy in per cent at the
+is told: the first can only be guessed, the second must be remembered (Santoro et al. 2016). In training the classes
+came as often as the second column says; what lies beyond was never practised. Accuracy in per cent at the
 n-th presentation, {tasks} test sequences, ± half the 95 % interval; made by `python examples/presentations.py RUN...`.
 Protocols and lengths of training are in [algorithms](algorithms.md).
 
@@ -51,6 +53,7 @@ def judged(folder: Path) -> dict[str, Any]:
     return {
         "recipe": run.config["recipe"],
         "train_steps": run.settings.steps,
+        "trained_to": int(np.max(run.settings.train.shot)) + run.settings.train.query,
         "accuracy": [round(x, 4) for x in right.mean(0).tolist()],
         "interval": [round(x, 4) for x in half.tolist()],
         "command": run.config["command"],
@@ -59,11 +62,12 @@ def judged(folder: Path) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A row a run."""
-    lines = [f"| run | {' | '.join(str(n + 1) for n in range(TIMES))} |", "| --- |" + " --- |" * TIMES]
+    numbers = " | ".join(str(n + 1) for n in range(TIMES))
+    lines = [f"| run | times in training | {numbers} |", "| --- | --- |" + " --- |" * TIMES]
     for row in rows:
         pairs = zip(row["accuracy"], row["interval"], strict=True)
         cells = " | ".join(f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in pairs)
-        lines.append(f"| {row['recipe']} ({row['train_steps']:,} meta-steps) | {cells} |")
+        lines.append(f"| {row['recipe']} ({row['train_steps']:,} meta-steps) | {row['trained_to']} | {cells} |")
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ def test_the_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pyte
     first = row["accuracy"][0]
     assert 0 < first < 0.5 and row["accuracy"][1:] == [1, 1, 1, 1] and row["interval"][1:] == [0, 0, 0, 0]
     assert row["interval"][0] == pytest.approx(1.96 * (first * (1 - first) / 39) ** 0.5, abs=1e-4)
-    assert "| lstm/omniglot-5way-1shot (2 meta-steps) |" in module.PAGE.read_text()
+    assert "| lstm/omniglot-5way-1shot (2 meta-steps) | 3 | " in module.PAGE.read_text()
     assert module.PICTURE.stat().st_size > 5_000 and "2 meta-steps" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="does not answer as it reads"):
         module.main([str(tmp_path / "plain")])

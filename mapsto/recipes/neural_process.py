@@ -47,14 +47,14 @@ RECIPES: dict[str, Recipe] = {
     "cnp/gp-rbf": Recipe("functions from a few points, with a band of doubt", CNP, CONDITIONAL, None, _PROTOCOL),
     "np/gp-rbf": Recipe(
         "the same with one latent code for the whole function",
-        replace(CNP, algorithm="np", steps=7000),
+        replace(CNP, algorithm="np", steps=20_000),
         LATENT,
         None,
         _PROTOCOL,
     ),
     "anp/gp-rbf": Recipe(
         "the same with attention to the points that matter",
-        replace(CNP, algorithm="anp", steps=5000),
+        replace(CNP, algorithm="anp", steps=20_000),
         ATTENTIVE,
         None,
         _PROTOCOL,
