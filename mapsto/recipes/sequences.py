@@ -61,7 +61,7 @@ _MANN = _PRESENTED + "; the paper's are in the midst of a sequence, and quoted f
 _SNAIL = (
     "Mishra et al. 2018: 1,200 characters and their turns, 1 to 5 examples of each class in training, one query a "
     "sequence. Here: {steps} meta-steps of 8 tasks, always 1 example, 25 queries a task as so many sequences, 1,100 "
-    "characters, running batch statistics."
+    "characters, running batch statistics. Bandits, section 5.2 of the paper, are in docs/bandits.md."
 )
 _META_NETWORKS = (
     "Munkhdalai & Yu 2017: five convolutions and two linear layers in each of two networks, all with fast weights; 10 "
