@@ -6,7 +6,7 @@ spend nearly all their time on calls, and half of those go away. Compiled, the k
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.fx.graph import CodeGen
 from torch.jit._fuser import optimized_execution
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from mapsto.episode import Episodes
 from mapsto.learner import MetaLearner
@@ -52,22 +52,22 @@ class Recording:
 
         leaves, spec = tree_flatten(tasks)
         names = [name for name, p in learner.named_parameters() if p.requires_grad]
-        rest = [name for name in _state(learner) if name not in set(names)]
-        self._names = names + rest
-        self._trained = len(names)
+        every = names + [name for name, p in learner.named_parameters() if not p.requires_grad]
+        every += [name for name, _ in learner.named_buffers()]
+        self._slots = [_slot(learner, name) for name in every]
         self._reached: list[bool] = []
 
         def step(*tensors: Tensor) -> list[Tensor]:
-            params = [t.detach().requires_grad_() for t in tensors[: self._trained]]
-            state = dict(zip(self._names, [*params, *tensors[self._trained : len(self._names)]], strict=True))
-            episodes = tree_unflatten(list(tensors[len(self._names) :]), spec)
+            params = [t.detach().requires_grad_() for t in tensors[: len(names)]]
+            state = dict(zip(every, [*params, *tensors[len(names) : len(every)]], strict=True))
+            episodes = tree_unflatten(list(tensors[len(every) :]), spec)
             with torch.enable_grad():
                 loss = functional_call(learner, state, (episodes,), {"how": how})
                 grads = torch.autograd.grad(loss, params, allow_unused=True)
             self._reached = [grad is not None for grad in grads]
             return [loss.detach(), *(grad for grad in grads if grad is not None)]
 
-        inputs = self._inputs(learner, leaves)
+        inputs = [*(held[key].detach() for held, key in self._slots), *leaves]
         state = torch.get_rng_state()
         try:
             graph = make_fx(
@@ -82,20 +82,15 @@ class Recording:
         _shorten(graph)
         self._run: Callable[..., Any] = _compiled(graph, inputs) if compiled else _scripted(graph, inputs)
 
-    def _inputs(self, learner: nn.Module, leaves: Iterable[Tensor]) -> list[Tensor]:
-        state = _state(learner)
-        return [*(state[name].detach() for name in self._names), *leaves]
-
-    def __call__(self, learner: MetaLearner, tasks: Episodes) -> tuple[Tensor, list[Tensor | None]]:
+    def __call__(self, tasks: Episodes) -> tuple[Tensor, list[Tensor | None]]:
         """The loss, and its gradient with respect to the learner's unfrozen parameters (None where there is none)."""
-        with torch.no_grad():
-            loss, *found = self._run(*self._inputs(learner, tree_flatten(tasks)[0]))
+        loss, *found = self._run(*(held[key] for held, key in self._slots), *tree_leaves(tasks))
         grads = iter(found)
         return loss, [next(grads) if reached else None for reached in self._reached]
 
 
-def recorded(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) -> Recording:
-    """The recording that fits, made where there is none yet.
+def recorded(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool, new: bool = True) -> Recording | None:
+    """The recording that fits; where there is none yet it is made, or with `new=False` it is None.
 
     Raises:
         CannotRecord: see `Recording`; also where the learner's settings change all the time.
@@ -104,15 +99,18 @@ def recorded(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) ->
     shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)
     key = (shapes, spec, how, compiled, torch.is_autocast_enabled("cpu"), _settings(learner))
     known = _RECORDED.setdefault(learner, {})
-    if key not in known:
+    if new and key not in known:
         if len(known) >= OFTEN:
             raise CannotRecord(f"{type(learner).__name__}'s settings change from step to step")
         known[key] = Recording(learner, tasks, how, compiled)
-    return known[key]
+    return known.get(key)
 
 
-def _state(learner: nn.Module) -> dict[str, Tensor]:
-    return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+def _slot(learner: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """Where a parameter or a buffer is kept."""
+    path, _, last = name.rpartition(".")
+    owner = learner.get_submodule(path)
+    return (owner._parameters if last in owner._parameters else owner._buffers), last
 
 
 _OWN = set(nn.Module().__dict__) - {"training"}
@@ -244,7 +242,7 @@ def _scripted(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable:
             copies = tuple(t.clone() for t in inputs)  # tracing runs it once
             traced = torch.jit.trace(lambda *tensors: tuple(graph(*tensors)), copies, check_trace=False)
     except RuntimeError:  # an operation that TorchScript has no form for
-        return graph
+        return torch.no_grad()(graph)
     finally:
         torch.set_rng_state(state)
     script: Callable[..., Any] = traced  # type: ignore[assignment]
@@ -265,4 +263,4 @@ def _compiled(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable:
         len(graph.graph.nodes),
     )
     run = compile_fx_inner(graph, inputs)
-    return lambda *tensors: run(list(tensors))
+    return torch.no_grad()(lambda *tensors: run(list(tensors)))
