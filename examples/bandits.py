@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from mapsto.checkpoint import load_checkpoint, save_checkpoint, write_json
 from mapsto.errors import MapstoError
+from mapsto.evaluate import interval
 from mapsto.rl import (
     BernoulliBandits,
     Gittins,
@@ -68,7 +69,7 @@ A bandit has K arms; each pays 1 with a chance of its own, drawn uniformly. A po
 each pull what came of it: to earn much it must explore, but not for long. Trained on many bandits, a network that
 remembers learns how ([Mishra et al. 2018](https://arxiv.org/abs/1707.03141), section 5.2;
 [Duan et al. 2016](https://arxiv.org/abs/1611.02779)). Total reward of the N pulls, mean over bandits never seen
-(seed {seed}; 10,000 of them, 1,000 where N = 100), ± half the 95 % interval. All rules and policies meet the same
+(seed {seed}; {judged}), ± half the 95 % interval. All rules and policies meet the same
 bandits and the same luck.
 
 {rules}
@@ -126,8 +127,7 @@ def trained(kind: str, pulls: int, arms: int, setting: Setting) -> tuple[Policy,
             begun, stop = time.monotonic(), min(len(rewards) + SLICE, setting.updates)
             rewards += improve(
                 actor, source, optimizer, updates=stop, start=len(rewards), tasks=setting.tasks,
-                smoothing=setting.smoothing, schedule=schedule, seed=TRAIN,
-                on_update=on_update,
+                smoothing=setting.smoothing, schedule=schedule, seed=TRAIN, on_update=on_update,
             )  # fmt: skip
             seconds += time.monotonic() - begun
             state = {name: part.state_dict() for name, part in parts.items()}
@@ -136,9 +136,9 @@ def trained(kind: str, pulls: int, arms: int, setting: Setting) -> tuple[Policy,
     return actor, seconds / 60
 
 
-def interval(totals: Tensor) -> list[float]:
-    """The mean, and half its 95 % interval."""
-    return [round(x.item(), 4) for x in (totals.mean(), 1.96 * totals.std() / len(totals) ** 0.5)]
+def mean(totals: Tensor) -> list[float]:
+    """And half its 95 % interval."""
+    return [round(x.item(), 4) for x in (totals.mean(), interval(totals))]
 
 
 def judged(kind: str, pulls: int, arms: int) -> dict[str, Any]:
@@ -152,8 +152,8 @@ def judged(kind: str, pulls: int, arms: int) -> dict[str, Any]:
     return {
         "pulls": pulls, "arms": arms, "policy": kind, "tasks": setting.judged, "seed": TEST,
         "updates": setting.updates, "tasks_each_update": setting.tasks, "minutes": round(minutes, 1),
-        "reward": interval(own), "less_gittins": interval(own - totals["Gittins"]),
-        "rules": {name: interval(total) for name, total in totals.items()},
+        "reward": mean(own), "less_gittins": mean(own - totals["Gittins"]),
+        "rules": {name: mean(total) for name, total in totals.items()},
         "optimum": round(optimum(arms, pulls), 4) if pulls <= 10 else None,
     }  # fmt: skip
 
@@ -180,16 +180,18 @@ def page(rows: list[dict[str, Any]]) -> str:
             f"| {name} | {title} | {shown(row['reward'])} | {shown(row['less_gittins'])} | {paper} | "
             f"{row['updates']:,} updates of {row['tasks_each_update']:,} bandits, {row['minutes']:.0f} min |"
         )
-        mean, half = row["less_gittins"]
-        so = "earns less than" if mean < -half else "earns more than" if mean > half else "can't be told from"
-        verdicts.append(f"- {name}: {title} {so} the Gittins index ({mean:+.3f} ± {half:.3f}, on the same bandits).")
+        less, half = row["less_gittins"]
+        so = "earns less than" if less < -half else "earns more than" if less > half else "can't be told from"
+        verdicts.append(f"- {name}: {title} {so} the Gittins index ({less:+.3f} ± {half:.3f}, on the same bandits).")
         kind = "" if row["policy"] == "snail" else " lstm"
         commands.append(f"- `python examples/bandits.py {place[0]} {place[1]}{kind}`")
     joined = {"rules": rules, "learned": learned, "verdicts": verdicts, "commands": commands}
     smoothing = ", ".join(dict.fromkeys(f"{SETTINGS[n, k].smoothing} where N = {n}" for n, k in known))
+    number = ", ".join(dict.fromkeys(f"{SETTINGS[n, k].judged:,} where N = {n}" for n, k in known))
     return TEXT.format(
-        seed=TEST, lr=LR, smoothing=smoothing, **{name: "\n".join(lines) for name, lines in joined.items()}
-    )
+        seed=TEST, lr=LR, smoothing=smoothing, judged=number,
+        **{name: "\n".join(lines) for name, lines in joined.items()},
+    )  # fmt: skip
 
 
 def main(words: list[str]) -> None:

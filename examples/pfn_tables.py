@@ -27,6 +27,7 @@ from mapsto import evaluate
 from mapsto.algorithms.model_based.pfn import BarPFN
 from mapsto.checkpoint import write_json
 from mapsto.data.gaussian_process import GaussianProcess
+from mapsto.evaluate import interval
 from mapsto.finished import load
 from mapsto.tabular import TabularPFN
 
@@ -87,7 +88,7 @@ def regress(folder: Path, tasks: int = 1000) -> dict[str, float]:
     gap = scores.values - best
     return {
         "nll": scores.mean, "interval": scores.interval, "exact": best.mean().item(),
-        "gap": gap.mean().item(), "gap_interval": 1.96 * gap.std().item() / tasks**0.5, "tasks": tasks,
+        "gap": gap.mean().item(), "gap_interval": interval(gap).item(), "tasks": tasks,
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import torch
 from mapsto import over_tasks, plots
 from mapsto.algorithms.model_based.sequence import RecurrentLearner
 from mapsto.errors import MapstoError
+from mapsto.evaluate import interval
 from mapsto.finished import load
 
 ROOT = Path(__file__).parent.parent
@@ -49,13 +50,12 @@ def judged(folder: Path) -> dict[str, Any]:
     sequences = run.test.replace(shot=TIMES, query=1).batch(0, TASKS)
     with torch.no_grad():
         right = over_tasks(run.learner.by_presentation, sequences).double()
-    half = 1.96 * right.std(0) / TASKS**0.5
     return {
         "recipe": run.config["recipe"],
         "train_steps": run.settings.steps,
         "trained_to": int(np.max(run.settings.train.shot)) + run.settings.train.query,
         "accuracy": [round(x, 4) for x in right.mean(0).tolist()],
-        "interval": [round(x, 4) for x in half.tolist()],
+        "interval": [round(x, 4) for x in interval(right).tolist()],
         "command": run.config["command"],
     }
 

@@ -89,21 +89,30 @@ class Recording:
         return loss, [next(grads) if reached else None for reached in self._reached]
 
 
-def recorded(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool, new: bool = True) -> Recording | None:
-    """The recording that fits; where there is none yet it is made, or with `new=False` it is None.
+def known(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) -> Recording | None:
+    """The recording that fits, where there is one already."""
+    return _RECORDED.get(learner, {}).get(_key(learner, tasks, how, compiled))
+
+
+def recorded(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) -> Recording:
+    """The recording that fits, made where there is none yet.
 
     Raises:
         CannotRecord: see `Recording`; also where the learner's settings change all the time.
     """
+    key, made = _key(learner, tasks, how, compiled), _RECORDED.setdefault(learner, {})
+    if key not in made:
+        if len(made) >= OFTEN:
+            raise CannotRecord(f"{type(learner).__name__}'s settings change from step to step")
+        made[key] = Recording(learner, tasks, how, compiled)
+    return made[key]
+
+
+def _key(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) -> Any:
+    """What a recording is made for."""
     leaves, spec = tree_flatten(tasks)
     shapes = tuple((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)
-    key = (shapes, spec, how, compiled, torch.is_autocast_enabled("cpu"), _settings(learner))
-    known = _RECORDED.setdefault(learner, {})
-    if new and key not in known:
-        if len(known) >= OFTEN:
-            raise CannotRecord(f"{type(learner).__name__}'s settings change from step to step")
-        known[key] = Recording(learner, tasks, how, compiled)
-    return known.get(key)
+    return shapes, spec, how, compiled, torch.is_autocast_enabled("cpu"), _settings(learner)
 
 
 def _slot(learner: nn.Module, name: str) -> tuple[dict[str, Any], str]:
@@ -221,11 +230,9 @@ def _call(like: fx.Node, target: Any, args: tuple) -> fx.Node:
     return made
 
 
-_ALIASES = (
-    aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.permute.default, aten.slice.Tensor
-)  # fmt: skip
-_SWAPS = (aten.t.default, aten.transpose.int)
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
+_ALIASES = (*_VIEWS, aten.expand.default, aten.permute.default, aten.slice.Tensor)
+_SWAPS = (aten.t.default, aten.transpose.int)
 
 
 def _layout(node: fx.Node) -> Any:

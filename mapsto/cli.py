@@ -13,7 +13,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from mapsto import build, run
+from mapsto import build, heap, run
 from mapsto.errors import MapstoError
 from mapsto.evaluate import Scores
 from mapsto.finished import judge
@@ -121,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = words and words[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr, end="")
         return 0 if asked else 2
+    heap.keep()
     try:
         commands[words[0]](words[1:])
     except run.Interrupted as stop:

@@ -42,14 +42,15 @@ class Scores:
     @property
     def interval(self) -> float:
         """Half the width of the mean's 95 % confidence interval: 1.96 s / sqrt(n), s with n - 1; NaN for one task."""
-        return (
-            (1.96 * self.values.std(correction=1) / len(self.values) ** 0.5).item()
-            if len(self.values) > 1
-            else float("nan")
-        )
+        return interval(self.values).item() if len(self.values) > 1 else float("nan")
 
     def __str__(self) -> str:
         return f"{self.mean:.4f} ± {self.interval:.4f} ({len(self.values)} tasks)"
+
+
+def interval(values: Tensor) -> Tensor:
+    """Half the width of the 95 % confidence interval of `values.mean(0)`: see `Scores.interval`."""
+    return 1.96 * values.std(0) / len(values) ** 0.5
 
 
 def evaluate(

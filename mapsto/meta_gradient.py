@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mapsto import heap
 from mapsto.axis import forks, vmaps
-from mapsto.capture import recorded
+from mapsto.capture import known, recorded
 from mapsto.episode import Episode, Episodes, count
 from mapsto.learner import MetaLearner
 from mapsto.processes import over_processes
@@ -68,9 +68,9 @@ Found = tuple[Tensor, Sequence[Tensor | None]]
 
 
 def _replayed(learner: MetaLearner, tasks: Episodes, compiled: bool, chunk: int | None) -> Tensor:
-    known = recorded(learner, tasks, "vmap", compiled, new=False) if chunk is None else None
-    if known is not None:  # which it is in all steps but the first
-        return _added(learner, [known(tasks)], 1)
+    recording = known(learner, tasks, "vmap", compiled) if chunk is None else None
+    if recording is not None:  # which it is in all steps but the first
+        return _added(learner, [recording(tasks)], 1)
     number = count(tasks)
     together = vmaps(learner, tasks)
     size = chunk or number if together else 1
@@ -78,9 +78,7 @@ def _replayed(learner: MetaLearner, tasks: Episodes, compiled: bool, chunk: int 
     parts = [tasks] if together and size >= number else _parts(tasks, number, size)
     found: list[Found] = []
     for part in parts:
-        recording = recorded(learner, part, way, compiled)
-        assert recording is not None
-        loss, grads = recording(part)
+        loss, grads = recorded(learner, part, way, compiled)(part)
         if len(parts) > 1:  # the sums, as the parts may differ in size
             loss, grads = loss * count(part), [None if grad is None else grad * count(part) for grad in grads]
         found.append((loss, grads))

@@ -148,7 +148,7 @@ class Trunk(nn.ModuleList):
             x = layer.step(x, before)
         return torch.stack(found)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # for type checkers, to which a module's items have no `read` or `step`
         return super().__iter__()
 
 
