@@ -17,7 +17,8 @@ from mapsto.processes import over_processes
 
 TrainHow = Literal["auto", "loop", "processes", "vmap", "captured", "compiled"]
 """As `How` of `over_tasks`; and "captured", the step recorded once and replayed without Python or autograd in between;
-"compiled", the recording's kernels fused by torch's compiler (minutes once, then from its cache)."""
+"compiled", the recording made into machine code: some seconds for small networks, minutes for others where torch's
+compiler does it; what was compiled is kept."""
 
 WORTH = 1000
 """Meta-steps from which "auto" records a small learner's step: it takes about as long as some hundred of them."""
@@ -48,7 +49,7 @@ def backward(learner: MetaLearner, tasks: Episodes, how: TrainHow = "auto", chun
     if not together and forks(learner, tasks, how):
         singles = _parts(tasks, number, 1)
         shares = over_processes(functools.partial(_gradient, learner), learner, singles)
-        return _added(learner, shares, number)
+        return _added(_learned(learner), shares, number)
     at_once = chunk or number if together else 1
     total = torch.zeros((), device=tree_leaves(tasks)[0].device)
     for part in _parts(tasks, number, at_once):
@@ -70,7 +71,7 @@ Found = tuple[Tensor, Sequence[Tensor | None]]
 def _replayed(learner: MetaLearner, tasks: Episodes, compiled: bool, chunk: int | None) -> Tensor:
     recording = known(learner, tasks, "vmap", compiled) if chunk is None else None
     if recording is not None:  # which it is in all steps but the first
-        return _added(learner, [recording(tasks)], 1)
+        return _added(recording.learned, [recording(tasks)], 1)
     number = count(tasks)
     together = vmaps(learner, tasks)
     size = chunk or number if together else 1
@@ -78,11 +79,13 @@ def _replayed(learner: MetaLearner, tasks: Episodes, compiled: bool, chunk: int 
     parts = [tasks] if together and size >= number else _parts(tasks, number, size)
     found: list[Found] = []
     for part in parts:
-        loss, grads = recorded(learner, part, way, compiled)(part)
+        recording = recorded(learner, part, way, compiled)
+        loss, grads = recording(part)
         if len(parts) > 1:  # the sums, as the parts may differ in size
-            loss, grads = loss * count(part), [None if grad is None else grad * count(part) for grad in grads]
+            loss, grads = loss * count(part), [grad * count(part) for grad in grads]
         found.append((loss, grads))
-    return _added(learner, found, number if len(parts) > 1 else 1)
+    assert recording is not None
+    return _added(recording.learned, found, number if len(parts) > 1 else 1)
 
 
 def _gradient(learner: MetaLearner, tasks: list[Episodes]) -> Found:
@@ -98,16 +101,16 @@ def _gradient(learner: MetaLearner, tasks: list[Episodes]) -> Found:
     return total, sums
 
 
-def _added(learner: MetaLearner, found: list[Found], number: int) -> Tensor:
+def _added(params: Sequence[nn.Parameter], found: list[Found], number: int) -> Tensor:
     """Add the gradients found, over the number of tasks, to `.grad`; the losses' sum over that number."""
     total, sums = found[0]
     for loss, grads in found[1:]:
         total, sums = total + loss, _sum(sums, grads)
-    for p, grad in zip(_learned(learner), sums, strict=True):
+    for p, grad in zip(params, sums, strict=True):
         if grad is not None:
             grad = grad if number == 1 else grad / number
             p.grad = grad if p.grad is None else p.grad + grad
-    return total / number
+    return total if number == 1 else total / number
 
 
 def _learned(learner: MetaLearner) -> list[nn.Parameter]:

@@ -81,6 +81,33 @@ def test_captured_equals_the_loop(name: str) -> None:
     assert_equal(gradient(learner, other, "captured"), gradient(learner, other, "loop"))
 
 
+@pytest.mark.parametrize("name", LEARNERS)
+def test_compiled_equals_the_loop(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    learner, tasks = LEARNERS[name](), waves()
+    assert_equal(gradient(learner, tasks, "compiled"), gradient(learner, tasks, "loop"))
+    assert not said(caplog)  # torch's compiler would have said that it takes a while
+    one = tree_map(lambda leaf: leaf[:1].flip(1), tasks)
+    assert_equal(gradient(learner, one, "compiled"), gradient(learner, one, "loop"))
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "mapsto"]
+
+
+def test_what_is_not_written_out_goes_to_torchs_compiler(caplog: pytest.LogCaptureFixture) -> None:
+    """The layer norm's derivatives work in place, which torch's compiler must not see."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 4), nn.LayerNorm(4), Turn(), nn.Linear(4, 1))
+    learner, tasks = MAML(model, 0.05, criterion=mse).double(), waves(2)
+    assert_equal(gradient(learner, tasks, "compiled"), gradient(learner, tasks, "loop"))
+    assert "compiling a graph" in said(caplog)[-1]
+
+
+class Turn(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.atan(x)
+
+
 def test_chunks_also_of_unequal_sizes() -> None:
     learner = maml()
     assert_equal(gradient(learner, waves(5), "captured", 2), gradient(learner, waves(5), "loop"))
