@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,8 +23,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from mapsto import native
 from mapsto.episode import Episode, Episodes
 from mapsto.learner import MetaLearner
+from mapsto.passes import fuse, shorten
 
 aten = torch.ops.aten
+
+Way = Literal["captured", "compiled", "recorded"]
 
 OFTEN = 5
 """Recordings of one learner after which its settings are taken to change all the time."""
@@ -43,26 +46,27 @@ class Recording:
         learner: in the mode and with the settings in which it is to be recorded.
         tasks: many tasks of the shape wanted, or one.
         how: "vmap" or "loop", how the tasks recorded go together.
-        compiled: make one function of the kernels, in C++ of our own where the network is small and plain
-            (`mapsto.native`, some seconds), else by torch's inductor (minutes once; its cache outlives the process).
+        way: what becomes of the recording. "captured": its kernels are called one after the other. "compiled": they
+            become one function, in C++ of our own where the network is small and plain (`mapsto.native`, some seconds),
+            else by torch's inductor (minutes once; its cache outlives the process). "recorded": the C++ or "captured".
 
     Raises:
         CannotRecord: the message names the reason that torch gives.
     """
 
-    def __init__(self, learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) -> None:
+    def __init__(self, learner: MetaLearner, tasks: Episodes, how: str, way: Way) -> None:
         names = [name for name, p in learner.named_parameters() if p.requires_grad]
         every = names + [name for name, p in learner.named_parameters() if not p.requires_grad]
         every += [name for name, _ in learner.named_buffers()]
         self._slots = [_slot(learner, name) for name in every]
         run, reached, leaves = None, [], tree_leaves(tasks)
-        if compiled and isinstance(tasks, Episode) and leaves[0].device.type == "cpu":
+        if way != "captured" and isinstance(tasks, Episode) and leaves[0].device.type == "cpu":
             one = tree_map(lambda leaf: leaf[:1].contiguous(), tasks)
             graph, _, reached = self._graph(learner, one, "loop", len(names), every, decomposed=True)
             run = native.function(graph, len(every))
         if run is None:
-            graph, inputs, reached = self._graph(learner, tasks, how, len(names), every, decomposed=compiled)
-            run = _compiled(graph, inputs) if compiled else _scripted(graph, inputs)
+            graph, inputs, reached = self._graph(learner, tasks, how, len(names), every, decomposed=way == "compiled")
+            run = _compiled(graph, inputs) if way == "compiled" else _scripted(graph, inputs)
         self._run, self._learned = run, [self._slots[i] for i in reached]
 
     def _graph(
@@ -98,7 +102,7 @@ class Recording:
         finally:
             torch.set_rng_state(state)
         graph.graph.set_codegen(CodeGen())
-        _shorten(graph)
+        shorten(graph)
         return graph, inputs, reached
 
     def __call__(self, tasks: Episodes) -> tuple[Tensor, list[Tensor]]:
@@ -119,30 +123,30 @@ def _var_mean(x: Tensor, dim: list[int] | None = None, correction: float | None 
     return square / (math.prod(x.shape[d] for d in dim) - left), mean if keepdim else mean.squeeze(dim)
 
 
-def known(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) -> Recording | None:
+def known(learner: MetaLearner, tasks: Episodes, how: str, way: Way) -> Recording | None:
     """The recording that fits, where there is one already."""
-    return _RECORDED.get(learner, {}).get(_key(learner, tasks, how, compiled))
+    return _RECORDED.get(learner, {}).get(_key(learner, tasks, how, way))
 
 
-def recorded(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) -> Recording:
+def recorded(learner: MetaLearner, tasks: Episodes, how: str, way: Way) -> Recording:
     """The recording that fits, made where there is none yet.
 
     Raises:
         CannotRecord: see `Recording`; also where the learner's settings change all the time.
     """
-    key, made = _key(learner, tasks, how, compiled), _RECORDED.setdefault(learner, {})
+    key, made = _key(learner, tasks, how, way), _RECORDED.setdefault(learner, {})
     if key not in made:
         if len(made) >= OFTEN:
             raise CannotRecord(f"{type(learner).__name__}'s settings change from step to step")
-        made[key] = Recording(learner, tasks, how, compiled)
+        made[key] = Recording(learner, tasks, how, way)
     return made[key]
 
 
-def _key(learner: MetaLearner, tasks: Episodes, how: str, compiled: bool) -> Any:
+def _key(learner: MetaLearner, tasks: Episodes, how: str, way: Way) -> Any:
     """What a recording is made for."""
     leaves, spec = _leaves(tasks)
     shapes = tuple([(leaf.shape, leaf.dtype, leaf.device) for leaf in leaves])
-    return shapes, spec, how, compiled, torch.is_autocast_enabled("cpu"), _settings(learner)
+    return shapes, spec, how, way, torch.is_autocast_enabled("cpu"), _settings(learner)
 
 
 def _leaves(tasks: Episodes) -> tuple[Sequence[Tensor], Any]:
@@ -211,125 +215,24 @@ def _settings(learner: nn.Module) -> tuple:
     return seen.found
 
 
-def _shorten(module: fx.GraphModule) -> None:
-    """Take out what is there for autograd and vmap only, or can be had with fewer kernels."""
-    from torch._functorch.compile_utils import fx_graph_cse
-    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
-
-    _each(module, _skip)
-    _each(module, _merge)
-    inputs = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
-    FakeTensorProp(module, inputs[0].fake_mode).propagate_dont_convert_inputs(*inputs)  # what is laid out anew
-    _each(module, _skip)
-    module.graph = fx_graph_cse(module.graph)
-    module.recompile()
-
-
-def _each(module: fx.GraphModule, rule: Callable[[fx.Node], None]) -> None:
-    for node in list(module.graph.nodes):
-        if node.op == "call_function":
-            rule(node)
-    module.graph.eliminate_dead_code()
-
-
-def _merge(node: fx.Node) -> None:
-    """a - c g and -c g in one kernel, no sum with 0, no product with 1, and products whose transpose is wanted."""
-    one: Any = node.args[0] if node.args else None
-    other: Any = node.args[1] if len(node.args) > 1 else None
-    if node.target is aten.sub.Tensor and _times(other) and len(node.args) == 2 and not node.kwargs:
-        node.args, node.kwargs = (one, other.args[0]), {"alpha": other.args[1]}
-    elif _times(node) and _is(one, aten.neg.default):
-        node.args = (one.args[0], -other)
-    elif node.target is aten.add.Tensor and not node.kwargs:
-        for zeros, rest in ((one, other), (other, one)):
-            if _is(zeros, aten.zeros_like.default) and _can_be(node, rest):
-                node.replace_all_uses_with(rest)
-    elif node.target is aten.mul.Tensor and _is(_origin(other), aten.ones_like.default) and _can_be(node, one):
-        node.replace_all_uses_with(one)
-    elif node.target in _SWAPS and _is(one, aten.bmm.default, aten.mm.default) and len(one.users) == 1:
-        with node.graph.inserting_before(node):
-            swapped = [_call(node, node.target, (factor, *node.args[1:])) for factor in reversed(one.args)]
-            node.replace_all_uses_with(product := _call(node, one.target, tuple(swapped)))
-            product.meta["val"] = node.meta["val"].contiguous()
-
-
-def _skip(node: fx.Node) -> None:
-    """Detaching, views that change nothing, factors of 1, and two transpositions."""
-    source: Any = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node):
-        return
-    if node.target in _VIEWS and source.target in _VIEWS:
-        shown: Any = source.args[0]
-        node.replace_input_with(source, shown)
-        source = shown
-    same = node.target in _ALIASES and _layout(node) == _layout(source)
-    one = node.target in (aten.mul.Scalar, aten.pow.Tensor_Scalar) and node.args[1] == 1
-    if node.target is aten.detach.default or same or one:
-        node.replace_all_uses_with(source)
-        node.graph.erase_node(node)
-    elif node.target in _SWAPS and source.target is node.target and set(node.args[1:]) == set(source.args[1:]):
-        origin: Any = source.args[0]
-        node.replace_all_uses_with(origin)
-        node.graph.erase_node(node)
-
-
-def _is(node: Any, *targets: Any) -> bool:
-    return isinstance(node, fx.Node) and node.target in targets
-
-
-def _times(node: Any) -> bool:
-    """Whether it is a tensor times a number."""
-    return _is(node, aten.mul.Tensor) and isinstance(node.args[1], float)
-
-
-def _origin(node: Any) -> Any:
-    """What a view of any shape shows."""
-    while _is(node, *_ALIASES, aten.unsqueeze.default):
-        node = node.args[0]
-    return node
-
-
-def _can_be(node: fx.Node, other: Any) -> bool:
-    """Whether the other can take its place: of its shape and type, and so in memory that all views of it are there."""
-    if not isinstance(other, fx.Node):
-        return False
-    here, there = node.meta["val"], other.meta["val"]
-    return here.shape == there.shape and here.dtype == there.dtype and there.is_contiguous()
-
-
-def _call(like: fx.Node, target: Any, args: tuple) -> fx.Node:
-    made = like.graph.call_function(target, args)
-    made.meta["val"] = target(*(arg.meta["val"] if isinstance(arg, fx.Node) else arg for arg in args))
-    return made
-
-
-_VIEWS = (aten.view.default, aten._unsafe_view.default)
-_ALIASES = (*_VIEWS, aten.expand.default, aten.permute.default, aten.slice.Tensor)
-_SWAPS = (aten.t.default, aten.transpose.int)
-
-
-def _layout(node: fx.Node) -> Any:
-    value = node.meta["val"]
-    return value.shape, value.stride()
-
-
 def _scripted(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable:
     """The same kernels, called by TorchScript's interpreter: half of a small network's time is Python's calls."""
+    fuse(graph)
     state = torch.get_rng_state()
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a trace depends on shapes and constants, as a recording does anyway
             copies = tuple(t.clone() for t in inputs)  # tracing runs it once
-            traced = torch.jit.trace(lambda *tensors: tuple(graph(*tensors)), copies, check_trace=False)
+            traced: Any = torch.jit.trace(lambda *tensors: tuple(graph(*tensors)), copies, check_trace=False)
     except RuntimeError:  # an operation that TorchScript has no form for
         return torch.no_grad()(graph)
     finally:
         torch.set_rng_state(state)
-    script: Callable[..., Any] = traced  # type: ignore[assignment]
+    torch._C._jit_pass_constant_propagation(traced.graph)  # lists of sizes are made once
 
     def run(*tensors: Tensor) -> list[Tensor]:
         with torch.inference_mode(), optimized_execution(False):
-            found = script(*tensors)
+            found = traced(*tensors)
         return [t.clone() for t in found]  # which may be changed in place again
 
     return run
@@ -337,10 +240,17 @@ def _scripted(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable:
 
 def _compiled(graph: fx.GraphModule, inputs: list[Tensor]) -> Callable:
     from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.exc import InductorError
 
     logging.getLogger("mapsto").warning(
         "compiling a graph of %d operations: up to some minutes the first time, seconds when it is in torch's cache",
         len(graph.graph.nodes),
     )
-    run = compile_fx_inner(graph, inputs)
+    try:
+        run = compile_fx_inner(graph, inputs)
+    except InductorError as error:
+        if "InvalidCxxCompiler" not in str(error):
+            raise
+        remedy = "install one (g++), or take how='captured'"
+        raise CannotRecord(f"how='compiled' needs a C++ compiler: {remedy}") from error
     return torch.no_grad()(lambda *tensors: run(list(tensors)))

@@ -10,15 +10,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mapsto import heap
 from mapsto.axis import forks, vmaps
-from mapsto.capture import known, recorded
+from mapsto.capture import Way, known, recorded
 from mapsto.episode import Episode, Episodes, count
 from mapsto.learner import MetaLearner
 from mapsto.processes import over_processes
 
-TrainHow = Literal["auto", "loop", "processes", "vmap", "captured", "compiled"]
-"""As `How` of `over_tasks`; and "captured", the step recorded once and replayed without Python or autograd in between;
-"compiled", the recording made into machine code: some seconds for small networks, minutes for others where torch's
-compiler does it; what was compiled is kept."""
+TrainHow = Literal["auto", "loop", "processes", "vmap", "recorded", "captured", "compiled"]
+"""As `How` of `over_tasks`; and the step recorded once. "captured": replayed without Python or autograd in between.
+"compiled": made into machine code, in some seconds for small networks, in minutes by torch's compiler for others.
+"recorded": compiled where that takes seconds and there is a compiler, else captured. What was compiled is kept."""
 
 WORTH = 1000
 """Meta-steps from which "auto" records a small learner's step: it takes about as long as some hundred of them."""
@@ -32,8 +32,8 @@ def backward(learner: MetaLearner, tasks: Episodes, how: TrainHow = "auto", chun
     Args:
         learner: whose `forward` is the loss.
         tasks: many tasks.
-        how: "loop", "processes" (tasks shared out over a CPU's cores), "vmap", "captured", "compiled"; "auto" takes the
-            fastest of the first three that is right.
+        how: "loop", "processes" (tasks shared out over a CPU's cores), "vmap", "recorded", "captured", "compiled";
+            "auto" takes the fastest of the first three that is right.
         chunk: with vmap (also recorded), at most so many tasks at once.
 
     Returns:
@@ -43,8 +43,8 @@ def backward(learner: MetaLearner, tasks: Episodes, how: TrainHow = "auto", chun
         ValueError: an explicit way that would be wrong or impossible; the message says why.
     """
     heap.keep()
-    if how in ("captured", "compiled"):
-        return _replayed(learner, tasks, how == "compiled", chunk)
+    if how in ("recorded", "captured", "compiled"):
+        return _replayed(learner, tasks, how, chunk)
     number, together = count(tasks), vmaps(learner, tasks, how)
     if not together and forks(learner, tasks, how):
         singles = _parts(tasks, number, 1)
@@ -68,8 +68,8 @@ Found = tuple[Tensor, Sequence[Tensor | None]]
 """A loss and its gradient."""
 
 
-def _replayed(learner: MetaLearner, tasks: Episodes, compiled: bool, chunk: int | None) -> Tensor:
-    recording = known(learner, tasks, "vmap", compiled) if chunk is None else None
+def _replayed(learner: MetaLearner, tasks: Episodes, how: Way, chunk: int | None) -> Tensor:
+    recording = known(learner, tasks, "vmap", how) if chunk is None else None
     if recording is not None:  # which it is in all steps but the first
         return _added(recording.learned, [recording(tasks)], 1)
     number = count(tasks)
@@ -79,7 +79,7 @@ def _replayed(learner: MetaLearner, tasks: Episodes, compiled: bool, chunk: int 
     parts = [tasks] if together and size >= number else _parts(tasks, number, size)
     found: list[Found] = []
     for part in parts:
-        recording = recorded(learner, part, way, compiled)
+        recording = recorded(learner, part, way, how)
         loss, grads = recording(part)
         if len(parts) > 1:  # the sums, as the parts may differ in size
             loss, grads = loss * count(part), [grad * count(part) for grad in grads]

@@ -67,7 +67,7 @@ def fit(
             raise MapstoError(f"the episodes ended after {step - 1} of {steps} steps: pass more, or fewer steps")
         learner.at_step(step - 1)
         optimizer.zero_grad()
-        way = way or ("captured" if records(learner, tasks, steps) else "auto")
+        way = way or ("recorded" if records(learner, tasks, steps) else "auto")
         try:
             loss = backward(learner, tasks, way, chunk)
         except CannotRecord:

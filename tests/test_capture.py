@@ -108,6 +108,14 @@ class Turn(nn.Module):
         return torch.atan(x)
 
 
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    learner, tasks = maml(1), waves(3)
+    assert_equal(gradient(learner, tasks, "recorded"), gradient(learner, tasks, "loop"))
+    with pytest.raises(CannotRecord, match="needs a C\\+\\+ compiler"):
+        backward(learner, tasks, "compiled")
+
+
 def test_chunks_also_of_unequal_sizes() -> None:
     learner = maml()
     assert_equal(gradient(learner, waves(5), "captured", 2), gradient(learner, waves(5), "loop"))

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch._inductor.decomposition import select_decomp_table
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from mapsto.native import Unsupported, function, write
+from mapsto.native import function
+from mapsto.native.source import write
+from mapsto.native.writer import Unsupported
 
 TASKS = 5
 

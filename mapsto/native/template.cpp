@@ -1,6 +1,7 @@
 // What `mapsto.native` fills in: a learner's step over many tasks.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 /*TYPE*/
 
@@ -21,6 +22,35 @@ constexpr int width(int n) {  // of the vectors for rows of n numbers
     int w = BYTES / sizeof(T);
     while (w > n) w /= 2;
     return w;
+}
+
+// out[m, n] = in[n, m]: the rows of `in` lie STRIDE apart.
+template <int M, int N, int STRIDE> static void turn(const T* __restrict in, T* __restrict out) {
+    int from = 0;
+#if !defined(__clang__)
+    typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+    typedef std::conditional_t<sizeof(T) == 4, int, long> Index;
+    typedef Index Places __attribute__((vector_size(4 * sizeof(T))));
+    constexpr Places low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, left = {0, 1, 4, 5}, right = {2, 3, 6, 7};
+    for (; from + 4 <= N; from += 4) {
+        const T* row = in + from * STRIDE;
+        int m = 0;
+        for (; m + 4 <= M; m += 4) {
+            Four a = *(const Four*)(row + m), b = *(const Four*)(row + STRIDE + m);
+            Four c = *(const Four*)(row + 2 * STRIDE + m), d = *(const Four*)(row + 3 * STRIDE + m);
+            Four ab = __builtin_shuffle(a, b, low), cd = __builtin_shuffle(c, d, low);
+            *(Four*)(out + m * N + from) = __builtin_shuffle(ab, cd, left);
+            *(Four*)(out + (m + 1) * N + from) = __builtin_shuffle(ab, cd, right);
+            ab = __builtin_shuffle(a, b, high), cd = __builtin_shuffle(c, d, high);
+            *(Four*)(out + (m + 2) * N + from) = __builtin_shuffle(ab, cd, left);
+            *(Four*)(out + (m + 3) * N + from) = __builtin_shuffle(ab, cd, right);
+        }
+        for (; m < M; ++m)
+            for (int n = from; n < from + 4; ++n) out[m * N + n] = in[n * STRIDE + m];
+    }
+#endif
+    for (int m = 0; m < M; ++m)
+        for (int n = from; n < N; ++n) out[m * N + n] = in[n * STRIDE + m];
 }
 
 // ROWS rows of C = A B, VECTORS vectors wide; a row's last vector may overlap the one before.
@@ -87,11 +117,10 @@ static void run(T* const* at, T* scratch, int from, int to) {
 }
 
 static void mean(T* out, const T* sums, int size, int stride, int tasks, int threads) {
-    for (int i = 0; i < size; ++i) {
-        T sum = 0;
-        for (int thread = 0; thread < threads; ++thread) sum += sums[thread * stride + i];
-        out[i] = sum / tasks;
-    }
+    std::copy_n(sums, size, out);
+    for (int thread = 1; thread < threads; ++thread)
+        for (int i = 0; i < size; ++i) out[i] += sums[thread * stride + i];
+    for (int i = 0; i < size; ++i) out[i] /= tasks;
 }
 
 extern "C" void step(T* const* at, T* scratch, int tasks, int threads) {
