@@ -18,7 +18,7 @@ from torch._ops import OpOverload
 from torch.func import functional_call, functionalize
 from torch.fx.graph import CodeGen
 from torch.jit._fuser import optimized_execution
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from mapsto import native
 from mapsto.episode import Episode, Episodes
@@ -27,12 +27,12 @@ from mapsto.passes import fuse, shorten
 
 aten = torch.ops.aten
 
-Way = Literal["captured", "compiled", "recorded"]
+Way = Literal["captured", "native", "compiled"]
 
 OFTEN = 5
 """Recordings of one learner after which its settings are taken to change all the time."""
 
-_RECORDED: WeakKeyDictionary[MetaLearner, dict[Any, "Recording"]] = WeakKeyDictionary()
+_RECORDED: WeakKeyDictionary[MetaLearner, dict[Any, "Recording | str"]] = WeakKeyDictionary()
 
 
 class CannotRecord(ValueError):
@@ -46,9 +46,9 @@ class Recording:
         learner: in the mode and with the settings in which it is to be recorded.
         tasks: many tasks of the shape wanted, or one.
         how: "vmap" or "loop", how the tasks recorded go together.
-        way: what becomes of the recording. "captured": its kernels are called one after the other. "compiled": they
-            become one function, in C++ of our own where the network is small and plain (`mapsto.native`, some seconds),
-            else by torch's inductor (minutes once; its cache outlives the process). "recorded": the C++ or "captured".
+        way: what becomes of the recording. "captured": its kernels are called one after the other. "native": they are
+            one function in C++, for any number of tasks (`mapsto.native`; some seconds). "compiled": they are fused by
+            torch's inductor (minutes once; its cache outlives the process).
 
     Raises:
         CannotRecord: the message names the reason that torch gives.
@@ -59,15 +59,17 @@ class Recording:
         every = names + [name for name, p in learner.named_parameters() if not p.requires_grad]
         every += [name for name, _ in learner.named_buffers()]
         self._slots = [_slot(learner, name) for name in every]
-        run, reached, leaves = None, [], tree_leaves(tasks)
-        if way != "captured" and isinstance(tasks, Episode) and leaves[0].device.type == "cpu":
-            one = tree_map(lambda leaf: leaf[:1].contiguous(), tasks)
-            graph, _, reached = self._graph(learner, one, "loop", len(names), every, decomposed=True)
-            run = native.function(graph, len(every))
-        if run is None:
-            graph, inputs, reached = self._graph(learner, tasks, how, len(names), every, decomposed=way == "compiled")
-            run = _compiled(graph, inputs) if way == "compiled" else _scripted(graph, inputs)
-        self._run, self._learned = run, [self._slots[i] for i in reached]
+        if way == "native":  # for one task
+            tasks, how = tree_map(lambda leaf: leaf[:1].contiguous(), tasks), "loop"
+        graph, inputs, reached = self._graph(learner, tasks, how, len(names), every, decomposed=way != "captured")
+        self._learned = [self._slots[i] for i in reached]
+        if way == "native":
+            try:
+                self._run = native.function(graph, len(every))
+            except native.Unsupported as error:
+                raise CannotRecord(f"{type(learner).__name__}'s step is not made into C++: {error}") from error
+        else:
+            self._run = _compiled(graph, inputs) if way == "compiled" else _scripted(graph, inputs)
 
     def _graph(
         self, learner: MetaLearner, tasks: Episodes, how: str, learned: int, every: list[str], decomposed: bool
@@ -125,7 +127,8 @@ def _var_mean(x: Tensor, dim: list[int] | None = None, correction: float | None 
 
 def known(learner: MetaLearner, tasks: Episodes, how: str, way: Way) -> Recording | None:
     """The recording that fits, where there is one already."""
-    return _RECORDED.get(learner, {}).get(_key(learner, tasks, how, way))
+    found = _RECORDED.get(learner, {}).get(_key(learner, tasks, how, way))
+    return found if isinstance(found, Recording) else None
 
 
 def recorded(learner: MetaLearner, tasks: Episodes, how: str, way: Way) -> Recording:
@@ -135,11 +138,17 @@ def recorded(learner: MetaLearner, tasks: Episodes, how: str, way: Way) -> Recor
         CannotRecord: see `Recording`; also where the learner's settings change all the time.
     """
     key, made = _key(learner, tasks, how, way), _RECORDED.setdefault(learner, {})
-    if key not in made:
-        if len(made) >= OFTEN:
+    found = made.get(key)
+    if found is None:
+        if sum(isinstance(one, Recording) for one in made.values()) >= OFTEN:
             raise CannotRecord(f"{type(learner).__name__}'s settings change from step to step")
-        made[key] = Recording(learner, tasks, how, way)
-    return made[key]
+        try:
+            found = made[key] = Recording(learner, tasks, how, way)
+        except CannotRecord as error:
+            found = made[key] = str(error)  # the error itself would hold the learner
+    if isinstance(found, str):
+        raise CannotRecord(found)
+    return found
 
 
 def _key(learner: MetaLearner, tasks: Episodes, how: str, way: Way) -> Any:

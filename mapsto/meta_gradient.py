@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mapsto import heap
 from mapsto.axis import forks, vmaps
-from mapsto.capture import Way, known, recorded
+from mapsto.capture import CannotRecord, known, recorded
 from mapsto.episode import Episode, Episodes, count
 from mapsto.learner import MetaLearner
 from mapsto.processes import over_processes
@@ -18,10 +18,11 @@ from mapsto.processes import over_processes
 TrainHow = Literal["auto", "loop", "processes", "vmap", "recorded", "captured", "compiled"]
 """As `How` of `over_tasks`; and the step recorded once. "captured": replayed without Python or autograd in between.
 "compiled": made into machine code, in some seconds for small networks, in minutes by torch's compiler for others.
-"recorded": compiled where that takes seconds and there is a compiler, else captured. What was compiled is kept."""
+"recorded": compiled where that takes seconds and there is a compiler, else captured if the network is small. What was
+compiled is kept."""
 
 WORTH = 1000
-"""Meta-steps from which "auto" records a small learner's step: it takes about as long as some hundred of them."""
+"""Meta-steps from which `fit` records the step: it takes about as long as some hundred of them."""
 
 
 def backward(learner: MetaLearner, tasks: Episodes, how: TrainHow = "auto", chunk: int | None = None) -> Tensor:
@@ -60,26 +61,40 @@ def backward(learner: MetaLearner, tasks: Episodes, how: TrainHow = "auto", chun
 
 
 def records(learner: MetaLearner, tasks: Episodes, steps: int) -> bool:
-    """Whether recording the step pays over so many meta-steps: on a CPU, for tasks so small that calls are the cost."""
-    return steps >= WORTH and tree_leaves(tasks)[0].device.type == "cpu" and vmaps(learner, tasks)
+    """Whether to try and record the step: on a CPU, where it pays over so many meta-steps.
+
+    That is small networks, whose calls are the cost, and convolutions, if there are tasks for all cores.
+    """
+    if steps < WORTH or tree_leaves(tasks)[0].device.type != "cpu":
+        return False
+    images = any(p.dim() == 4 for p in learner.parameters()) and count(tasks) >= torch.get_num_threads()
+    return images or vmaps(learner, tasks)
 
 
 Found = tuple[Tensor, Sequence[Tensor | None]]
 """A loss and its gradient."""
 
 
-def _replayed(learner: MetaLearner, tasks: Episodes, how: Way, chunk: int | None) -> Tensor:
-    recording = known(learner, tasks, "vmap", how) if chunk is None else None
+def _replayed(learner: MetaLearner, tasks: Episodes, how: TrainHow, chunk: int | None) -> Tensor:
+    reason: CannotRecord | None = None
+    if how != "captured" and isinstance(tasks, Episode):
+        try:
+            recording = recorded(learner, tasks, "loop", "native")
+            return _added(recording.learned, [recording(tasks)], 1)
+        except CannotRecord as error:
+            reason = error
+    way = "compiled" if how == "compiled" else "captured"
+    recording = known(learner, tasks, "vmap", way) if chunk is None else None
     if recording is not None:  # which it is in all steps but the first
         return _added(recording.learned, [recording(tasks)], 1)
-    number = count(tasks)
-    together = vmaps(learner, tasks)
+    number, together = count(tasks), vmaps(learner, tasks)
+    if how == "recorded" and not together:  # kernels that are large, and torch's own are not the fastest
+        raise reason or CannotRecord("tasks of different shapes are not recorded")
     size = chunk or number if together else 1
-    way: Literal["vmap", "loop"] = "vmap" if together else "loop"
     parts = [tasks] if together and size >= number else _parts(tasks, number, size)
     found: list[Found] = []
     for part in parts:
-        recording = recorded(learner, part, way, how)
+        recording = recorded(learner, part, "vmap" if together else "loop", way)
         loss, grads = recording(part)
         if len(parts) > 1:  # the sums, as the parts may differ in size
             loss, grads = loss * count(part), [grad * count(part) for grad in grads]

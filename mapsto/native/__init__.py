@@ -5,37 +5,39 @@ them, matrix products run in vector registers, threads share out the tasks, and 
 """
 
 import ctypes
-import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx
 
 from mapsto.native.source import outputs_of, write
-from mapsto.native.writer import Unsupported
+from mapsto.native.values import Unsupported as Unsupported
 
 
-def function(graph: fx.GraphModule, shared: int) -> Callable[..., list[Tensor]] | None:
+def function(graph: fx.GraphModule, shared: int) -> Callable[..., list[Tensor]]:
     """One task's graph as a function over many tasks, compiled once (torch keeps what was compiled).
 
     Args:
-        graph: on a CPU, in core operations; its first inputs are the same for all tasks, and its outputs are to be
+        graph: in core operations; its first inputs are the same for all tasks, and its outputs are to be
             averaged over the tasks.
         shared: how many inputs are the same for all tasks.
 
     Returns:
-        From the shared tensors and all tasks' others to the means; None where the graph can't be written out, or there
-        is no compiler.
+        From the shared tensors and all tasks' others to the means.
+
+    Raises:
+        Unsupported: the graph can't be written out, or there is no compiler.
     """
     from torch._inductor.codecache import CppCodeCache
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
+    if graph.graph.find_nodes(op="placeholder")[0].meta["val"].device.type != "cpu":
+        raise Unsupported("it is not for a CPU")
+    source, scratch, dtype = write(graph, shared)
     try:
-        source, scratch, dtype = write(graph, shared)
         step = CppCodeCache.load(source, extra_flags=_FLAGS).step
-    except (Unsupported, InvalidCxxCompiler, CppCompileError) as reason:
-        logging.getLogger("mapsto").info("not made into C++: %s", reason)
-        return None
+    except (InvalidCxxCompiler, CppCompileError) as error:
+        raise Unsupported(f"the C++ compiler says: {str(error).strip()}") from error
     inputs = len(graph.graph.find_nodes(op="placeholder"))
     likes = [torch.empty(node.meta["val"].shape, dtype=dtype) for node in outputs_of(graph)]
     pointers = ctypes.c_void_p * (inputs + len(likes))

@@ -1,5 +1,6 @@
 """The operations that are known, and what they are in C++."""
 
+import operator
 from typing import Any
 
 import torch
@@ -51,4 +52,15 @@ VIEWS = {*TURNS, aten.view.default, aten._unsafe_view.default, aten.expand.defau
 
 SCATTERS = {aten.slice_scatter.default: aten.slice.Tensor, aten.select_scatter.default: aten.select.int}
 
-KNOWN = {aten.cat.default, *SCATTERS, *FORMS, *REDUCTIONS, *PRODUCTS, *CONSTANTS, *VIEWS}
+KNOWN = {
+    operator.getitem,
+    aten.convolution.default,
+    aten.convolution_backward.default,
+    aten.cat.default,
+    *SCATTERS,
+    *FORMS,
+    *REDUCTIONS,
+    *PRODUCTS,
+    *CONSTANTS,
+    *VIEWS,
+}

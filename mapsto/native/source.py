@@ -3,14 +3,27 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
+from mapsto.native.convolutions import images
 from mapsto.native.operations import KNOWN
-from mapsto.native.writer import Buffer, Statement, Stored, Unsupported, Value, Writer, assign, plain, reads
+from mapsto.native.values import (
+    Buffer,
+    Statement,
+    Stored,
+    Unsupported,
+    Value,
+    assign,
+    plain,
+    reads,
+)
+from mapsto.native.writer import Writer
 
-LARGEST = 16 << 20
+LARGEST = 256 << 20
 """Bytes of one task's tensors above which no cache holds them, and torch's own compiler does as well."""
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}
@@ -22,7 +35,7 @@ def write(graph: fx.GraphModule, shared: int) -> tuple[str, int, torch.dtype]:
     Raises:
         Unsupported: the message names what can't be written out.
     """
-    writer, made = Writer(), dict[fx.Node, Value]()
+    writer, made = Writer(), dict[fx.Node, Any]()
     inputs: list[Buffer] = []
     dtype = graph.graph.find_nodes(op="placeholder")[0].meta["val"].dtype
     if dtype not in _TYPES:
@@ -33,9 +46,11 @@ def write(graph: fx.GraphModule, shared: int) -> tuple[str, int, torch.dtype]:
             if meta.dtype != dtype:
                 raise Unsupported(f"an input is {meta.dtype}")
             inputs.append(Buffer(f"p{len(inputs)}", meta.numel(), len(inputs) < shared))
-            made[node] = Stored(inputs[-1], plain(meta))
+            held = Stored(inputs[-1], plain(meta))
+            made[node] = images(writer, held) if meta.dim() == 4 else held
         elif node.op != "output":
-            if node.target not in KNOWN or node.meta["val"].dtype not in (dtype, torch.bool):
+            types = {value.dtype for value in tree_leaves(node.meta.get("val")) if isinstance(value, torch.Tensor)}
+            if node.target not in KNOWN or not types <= {dtype, torch.bool}:
                 raise Unsupported(f"{node.target}")
             made[node] = writer.add(node, made)
     outputs = [(made[node], plain(node.meta["val"])) for node in outputs_of(graph)]

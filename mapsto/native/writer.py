@@ -1,6 +1,7 @@
 """A graph's operations as statements in C++: what is stored, what is merged into the loops that use it."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,57 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from mapsto.native.convolutions import CONVOLUTIONS
 from mapsto.native.operations import CONSTANTS, FORMS, POWERS, PRODUCTS, REDUCTIONS, SCATTERS, TURNS, VIEWS
+from mapsto.native.values import (
+    Buffer,
+    Merged,
+    Statement,
+    Stored,
+    Value,
+    assign,
+    element,
+    expression,
+    loops,
+    order,
+    plain,
+    reads,
+)
 
 aten = torch.ops.aten
-
-
-class Unsupported(ValueError):
-    """The graph has an operation, a type or a size that is not written out here."""
-
-
-@dataclass(eq=False)
-class Buffer:
-    """Memory: of one task's tensor, or (shared) of one that depends on the parameters only."""
-
-    name: str
-    size: int
-    shared: bool
-
-
-@dataclass
-class Stored:
-    """A tensor in memory: `meta`, a tensor without data, has its shape and strides."""
-
-    buffer: Buffer
-    meta: Tensor
-
-
-@dataclass
-class Merged:
-    """A tensor that is worked out where it is used: an expression of others, element by element."""
-
-    form: str
-    of: "list[Value]"
-    meta: Tensor
-
-
-Value = Stored | Merged | float
-"""A number is a tensor of that number, of any shape."""
-
-
-@dataclass
-class Statement:
-    """C++ that fills a buffer."""
-
-    code: str
-    reads: set[Buffer]
-    writes: Buffer
-
-
-def plain(like: Tensor) -> Tensor:
-    """A tensor's shape alone, in order."""
-    return torch.empty(like.shape, device="meta")
 
 
 @dataclass
@@ -68,10 +36,10 @@ class Writer:
     statements: list[Statement] = field(default_factory=list)
     copies: dict[Any, Stored] = field(default_factory=dict)
 
-    def add(self, node: fx.Node, made: dict[fx.Node, Value]) -> Value:
+    def add(self, node: fx.Node, made: dict[fx.Node, Any]) -> Any:
         """What a node gives."""
         target: Any = node.target
-        meta: Tensor = node.meta["val"]
+        meta: Any = node.meta.get("val")
         args: list[Any] = [made[arg] if isinstance(arg, fx.Node) else arg for arg in node.args]
         if target in CONSTANTS:
             return float(args[-1] if CONSTANTS[target] is None else CONSTANTS[target])
@@ -91,6 +59,10 @@ class Writer:
         if target in SCATTERS:
             whole = plain(meta)
             return self.pieces(whole, [(whole, args[0]), (SCATTERS[target](whole, *args[2:]), args[1])])
+        if target is operator.getitem:
+            return args[0][args[1]]
+        if target in CONVOLUTIONS:
+            return CONVOLUTIONS[target](self, node, args)
         if target in PRODUCTS:
             factors = [self.store(self.whole(v, n)) for v, n in zip(args[-2:], nodes[-2:], strict=True)]
             product = self.product(*factors)
@@ -107,7 +79,7 @@ class Writer:
         merged = Merged(form, values, _like(values, meta))
         users = list(node.users)
         once = len(users) == 1 and (users[0].op == "output" or users[0].target in (*FORMS, *REDUCTIONS))
-        return merged if once or meta.dtype == torch.bool or not reads(merged) else self.store(merged)
+        return merged if once or meta.dtype == torch.bool or _cheap(merged) else self.store(merged)
 
     def whole(self, value: Value, node: fx.Node) -> Stored | Merged:
         """With a shape, also a number."""
@@ -149,10 +121,11 @@ class Writer:
             return Stored(value.buffer, show(value.meta))
 
     def reduced(self, value: Stored | Merged, meta: Tensor, dims: Sequence[int] | None, target: Any) -> Stored:
-        """Over the dimensions (none: all): along memory, row upon row or number upon number."""
+        """Over the dimensions (none: all): along memory, row upon row or number upon number, in parts for precision."""
         shape = value.meta.shape
-        over = [d for d, n in enumerate(shape) if n > 1 and (not dims or d in dims or d - len(shape) in dims)]
-        kept = [d for d, n in enumerate(shape) if n > 1 and d not in over]
+        inner_last = [d for d in order(value.meta) if shape[d] > 1]
+        over = [d for d in inner_last if not dims or d in dims or d - len(shape) in dims]
+        kept = [d for d in inner_last if d not in over]
         start, form = REDUCTIONS[target]
         count = math.prod(shape[d] for d in over) if target in (aten.mean.dim, aten.mean.default) else 1
         whole = torch.empty([1 if d in over else n for d, n in enumerate(shape)], device="meta")
@@ -160,13 +133,16 @@ class Writer:
 
         def code(out: str) -> str:
             place, term = element(out, whole, at), expression(value, at)
-            if kept and (not over or kept[-1] > over[-1]):
-                each = f"for (int i = 0; i < {whole.numel()}; ++i) {out}[i]"
-                means = f"{each} /= {count};" if count > 1 else ""
-                rows = f"{_for(shape, over)} {_for(shape, kept)} {place} = {form.format(place, term)};"
-                return f"{each} = {start}; {rows} {means}"
-            sums = f"T sum = {start}; {_for(shape, over)} sum = {form.format('sum', term)};"
-            return f"{_for(shape, kept)} {{ {sums} {place} = sum / {count}; }}"
+            if kept and (not over or kept[-1] == inner_last[-1]):
+                each = f"for (int i = 0; i < {whole.numel()}; ++i)"
+                part, rows = element("part", whole, at), loops(shape, kept)
+                outer, inner = (over[:1], over[1:]) if len(over) > 1 else ([], over)
+                sums = f"{loops(shape, inner)} {rows} {part} = {form.format(part, term)};"
+                together = f"{each} {out}[i] = {form.format(f'{out}[i]', 'part[i]')};"
+                parts = f"T part[{whole.numel()}]; {each} part[i] = {start}; {sums} {together}"
+                return f"{each} {out}[i] = {start}; {loops(shape, outer)} {{ {parts} }} {each} {out}[i] /= {count};"
+            sums = f"T sum = {start}; {loops(shape, over)} sum = {form.format('sum', term)};"
+            return f"{loops(shape, kept)} {{ {sums} {place} = sum / {count}; }}"
 
         return Stored(self.fill(whole, value, code).buffer, plain(meta))
 
@@ -193,7 +169,7 @@ class Writer:
         def code(out: str) -> str:
             places = [f"&{element(name, shown, at)}" for name, shown in
                       ((a.buffer.name, a.meta), (b.buffer.name, b.meta), (out, meta))]  # fmt: skip
-            return f"{_for(batch, list(range(len(batch))))} product<{sizes}>({', '.join(places)});"
+            return f"{loops(batch, list(range(len(batch))))} product<{sizes}>({', '.join(places)});"
 
         found = self.fill(meta, Merged("", [a, b], meta), code)
         return _turned(found) if turned else found
@@ -205,6 +181,28 @@ def _like(values: list[Value], meta: Tensor) -> Tensor:
     return torch.empty_like(shapes[0]) if shapes else plain(meta)
 
 
+def _cheap(value: Value) -> bool:
+    """Whether working it out again costs no more than reading it would."""
+    if isinstance(value, Merged):
+        size = value.meta.numel()
+        large = {part.buffer.name for part in _parts(value) if part.meta.numel() == size}
+        return len(large) <= 1 and all(_light(part) for part in [value, *value.of])
+    return True
+
+
+def _light(value: Value) -> bool:
+    return not isinstance(value, Merged) or (value.form in _LIGHT and all(map(_light, value.of)))
+
+
+_LIGHT = {"{0} + {1}", "{0} - {1}", "{0} * {1}", "{0} + {2} * {1}", "{0} - {2} * {1}", "-{0}", "{0}", "square({0})"}
+
+
+def _parts(value: Value) -> list[Stored]:
+    if isinstance(value, Merged):
+        return [part for inner in value.of for part in _parts(inner)]
+    return [value] if isinstance(value, Stored) else []
+
+
 def _turned(value: Stored) -> Stored:
     return Stored(value.buffer, value.meta.transpose(-1, -2))
 
@@ -212,62 +210,3 @@ def _turned(value: Stored) -> Stored:
 def _step(value: Stored, dim: int) -> int:
     """From one element to the next; of a single one there is none to go to."""
     return value.meta.stride(dim) if value.meta.shape[dim] > 1 else 1
-
-
-def reads(value: Value) -> set[Buffer]:
-    """The buffers that a value is worked out from."""
-    if isinstance(value, Stored):
-        return {value.buffer}
-    return set().union(*map(reads, value.of)) if isinstance(value, Merged) else set()
-
-
-FLAT = ["i0"]
-"""The index of tensors that all lie in memory alike."""
-
-
-def element(name: str, meta: Tensor, at: Sequence[str]) -> str:
-    """The element at an index, which may have more dimensions in front (broadcasting)."""
-    if at is FLAT:
-        return f"{name}[i0]"
-    steps = zip(at[len(at) - meta.dim() :], meta.shape, meta.stride(), strict=True)
-    terms = [i if s == 1 else f"{s} * {i}" for i, n, s in steps if n > 1 and s and i != "0"]
-    offset = [str(meta.storage_offset())] if meta.storage_offset() or not terms else []
-    return f"{name}[{' + '.join([*terms, *offset])}]"
-
-
-def expression(value: Value, at: Sequence[str]) -> str:
-    """The expression of a value's element."""
-    if isinstance(value, Stored):
-        return element(value.buffer.name, value.meta, at)
-    if isinstance(value, Merged):
-        if at is FLAT:
-            return f"({value.form.format(*(expression(part, at) for part in value.of))})"
-        own = zip(at[len(at) - value.meta.dim() :], value.meta.shape, strict=True)
-        inner = [i if n > 1 else "0" for i, n in own]
-        return f"({value.form.format(*(expression(part, inner) for part in value.of))})"
-    number = str(value).replace("inf", "INFINITY").replace("nan", "NAN")
-    return f"T({number})"
-
-
-def _for(shape: Sequence[int], dims: Sequence[int]) -> str:
-    """Loops over dimensions, the last one innermost and free of dependences."""
-    loops = [f"for (int i{d} = 0; i{d} < {shape[d]}; ++i{d})" for d in dims if shape[d] > 1]
-    return " ".join([*loops[:-1], '_Pragma("GCC ivdep")', loops[-1]]) if loops else ""
-
-
-def assign(name: str, meta: Tensor, value: Value, sign: str = "=") -> str:
-    """The loops, along memory, that give a tensor the elements of a value."""
-    order = sorted(range(meta.dim()), key=lambda d: -meta.stride(d))
-    shape, at = meta.shape, [f"i{d}" for d in range(meta.dim())]
-    gapless = 1 + sum((n - 1) * s for n, s in zip(shape, meta.stride(), strict=True)) == meta.numel()
-    if meta.numel() > 1 and gapless and not meta.storage_offset() and _alike(value, meta):
-        shape, order, at = [meta.numel()], [0], FLAT
-    return f"{_for(shape, order)} {element(name, meta, at)} {sign} {expression(value, at)};"
-
-
-def _alike(value: Value, meta: Tensor) -> bool:
-    """Whether all that a value is worked out from lies in memory as the tensor does."""
-    if isinstance(value, Stored):
-        shown = value.meta
-        return (shown.shape, shown.stride(), shown.storage_offset()) == (meta.shape, meta.stride(), 0)
-    return all(_alike(part, meta) for part in value.of) if isinstance(value, Merged) else True
