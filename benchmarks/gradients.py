@@ -96,9 +96,10 @@ def _peer(name: str) -> Callable[[Work, str], Entry]:
 
 
 OURS: dict[str, TrainHow] = {"mapsto": "auto", "mapsto-captured": "captured", "mapsto-compiled": "compiled"}
-"""Our ways. Small works take them all: `fit` captures of itself where the training is long, and compiles when told."""
+"""Our ways: `backward`'s own, and those that `fit` takes of itself where the training is long."""
 PEERS = ("higher", "torchopt", "iteryne", "metalearn", "jax-meta")
-SMALL = ("a1", "a5")
+SMALL, COMPILED = ("a1", "a5"), ("b", "b20")
+"""Works that take all our ways, and those that are also compiled in seconds."""
 
 MAKERS: dict[str, Callable[[Work, str], Entry]] = {
     **{name: partial(mapsto, how=how) for name, how in OURS.items()},
@@ -109,7 +110,7 @@ MAKERS: dict[str, Callable[[Work, str], Entry]] = {
 
 def contest(name: str, work: Work) -> Contest:
     """A work as a contest."""
-    ours = tuple(OURS) if name in SMALL else ("mapsto",)
+    ours = tuple(OURS) if name in SMALL else ("mapsto", "mapsto-compiled") if name in COMPILED else ("mapsto",)
     makers = {n: partial(MAKERS[n], work) for n in (*ours, "loop", *PEERS)}
     return Contest(work.about, makers, ours, tolerance=work.tolerance, flops=work.flops)
 

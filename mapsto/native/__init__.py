@@ -5,6 +5,7 @@ them, matrix products run in vector registers, threads share out the tasks, and 
 """
 
 import ctypes
+import platform
 from collections.abc import Callable
 
 import torch
@@ -55,6 +56,7 @@ def function(graph: fx.GraphModule, shared: int) -> Callable[..., list[Tensor]]:
     return run
 
 
-_FLAGS = ("-ftree-loop-vectorize", "-mprefer-vector-width=512", "-ffp-contract=fast", "-fassociative-math",
-          "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")  # fmt: skip
+_FLAGS = ("-ftree-loop-vectorize", "-ffp-contract=fast", "-fassociative-math", "-fno-signed-zeros",
+          "-fno-trapping-math", "-fno-math-errno",
+          *(["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []))  # fmt: skip
 """After torch's own, which turn vector loops off."""
