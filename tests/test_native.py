@@ -128,7 +128,7 @@ def test_what_cant_be_written_out_is_named() -> None:
         write(graph, 0)
     with pytest.raises(Unsupported, match="int64"):
         write(make_fx(lambda x: [x + 1], tracing_mode="fake")(torch.tensor([1])), 0)
-    huge = make_fx(lambda x: [x.exp() @ x.cos()], tracing_mode="fake")(torch.rand(6000, 6000))
+    huge = make_fx(lambda x: [x.exp() @ x.cos()], tracing_mode="fake")(torch.rand(9000, 9000))
     with pytest.raises(Unsupported, match="MiB"):
         write(huge, 0)
 

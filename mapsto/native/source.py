@@ -23,7 +23,7 @@ from mapsto.native.values import (
 )
 from mapsto.native.writer import Writer
 
-LARGEST = 64 << 20
+LARGEST = 256 << 20
 """Bytes of one task's tensors above which no cache holds them, and torch's own compiler does as well."""
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}

@@ -75,12 +75,13 @@ def test_statistics_are_the_batch_s() -> None:
     assert torch.allclose(mean, x.mean((0, 2, 3))) and torch.allclose(var, x.var((0, 2, 3), correction=0))
 
 
-def test_statistics_are_precise_in_float32() -> None:
-    """Torch's own kernel on channels_last loses three digits of the variance here."""
-    x = torch.randn(25, 32, 84, 84, generator=generator) * 0.5 + 1
+@pytest.mark.parametrize(("n", "size", "error"), [(25, 84, 2e-6), (20, 14, 3e-7)])
+def test_statistics_are_precise_in_float32(n: int, size: int, error: float) -> None:
+    """Torch's own kernel on channels_last loses three digits of the variance at the larger size, one at the smaller."""
+    x = torch.randn(n, 32, size, size, generator=generator) * 0.5 + 1
     _, _, var = fused.norm_relu_pool(x, None, None, 1e-5)
     exact = x.double().var((0, 2, 3), correction=0)
-    assert float((var / exact - 1).abs().max()) < 2e-6
+    assert float((var / exact - 1).abs().max()) < error
 
 
 def test_a_third_derivative_is_refused() -> None:
