@@ -98,11 +98,14 @@ def _peer(name: str) -> Callable[[Work, str], Entry]:
 OURS: dict[str, TrainHow] = {"mapsto": "auto", "mapsto-captured": "captured", "mapsto-compiled": "compiled"}
 """Our ways: `backward`'s own, and those that `fit` takes of itself where the training is long."""
 PEERS = ("higher", "torchopt", "iteryne", "metalearn", "jax-meta")
-SMALL, COMPILED = ("a1", "a5"), ("b", "b20")
-"""Works that take all our ways, and those that are also compiled in seconds."""
+SMALL = ("a1", "a5")
+"""Works that take all our ways."""
+MORE = {"b": ("mapsto-compiled",), "b20": ("mapsto-compiled",), "c": ("mapsto-recompute",)}
+"""The others' ways beside "auto": what is compiled in seconds, and what takes little memory."""
 
 MAKERS: dict[str, Callable[[Work, str], Entry]] = {
     **{name: partial(mapsto, how=how) for name, how in OURS.items()},
+    "mapsto-recompute": partial(mapsto, recompute=True),
     "loop": loop,
     **{name: _peer(name) for name in PEERS},
 }
@@ -110,7 +113,7 @@ MAKERS: dict[str, Callable[[Work, str], Entry]] = {
 
 def contest(name: str, work: Work) -> Contest:
     """A work as a contest."""
-    ours = tuple(OURS) if name in SMALL else ("mapsto", "mapsto-compiled") if name in COMPILED else ("mapsto",)
+    ours = tuple(OURS) if name in SMALL else ("mapsto", *MORE.get(name, ()))
     makers = {n: partial(MAKERS[n], work) for n in (*ours, "loop", *PEERS)}
     return Contest(work.about, makers, ours, tolerance=work.tolerance, flops=work.flops)
 

@@ -63,11 +63,6 @@ static inline void tile(const T* a, const T* b, T* c, int first) {
     int at[VECTORS];
 #pragma GCC unroll 32
     for (int v = 0; v < VECTORS; ++v) at[v] = std::min((first + v) * W, N - W);
-    if constexpr (ADD)
-#pragma GCC unroll 32
-        for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 32
-            for (int v = 0; v < VECTORS; ++v) sums[r][v] = *(const Vector*)(c + r * N + at[v]);
     for (int k = 0; k < K; ++k) {
         Vector row[VECTORS];
 #pragma GCC unroll 32
@@ -77,6 +72,11 @@ static inline void tile(const T* a, const T* b, T* c, int first) {
 #pragma GCC unroll 32
             for (int v = 0; v < VECTORS; ++v) sums[r][v] += a[r * AM + k * AK] * row[v];
     }
+    if constexpr (ADD)  // last, so that long sums are taken in parts
+#pragma GCC unroll 32
+        for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 32
+            for (int v = 0; v < VECTORS; ++v) sums[r][v] += *(const Vector*)(c + r * N + at[v]);
 #pragma GCC unroll 32
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 32

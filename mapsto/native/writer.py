@@ -135,12 +135,17 @@ class Writer:
             place, term = element(out, whole, at), expression(value, at)
             if kept and (not over or kept[-1] == inner_last[-1]):
                 each = f"for (int i = 0; i < {whole.numel()}; ++i)"
-                part, rows = element("part", whole, at), loops(shape, kept)
-                outer, inner = (over[:1], over[1:]) if len(over) > 1 else ([], over)
-                sums = f"{loops(shape, inner)} {rows} {part} = {form.format(part, term)};"
-                together = f"{each} {out}[i] = {form.format(f'{out}[i]', 'part[i]')};"
-                parts = f"T part[{whole.numel()}]; {each} part[i] = {start}; {sums} {together}"
-                return f"{each} {out}[i] = {start}; {loops(shape, outer)} {{ {parts} }} {each} {out}[i] /= {count};"
+
+                def nested(dims: list[int], into: str) -> str:
+                    if len(dims) < 2:
+                        target = element(into, whole, at)
+                        return f"{loops(shape, dims)} {loops(shape, kept)} {target} = {form.format(target, term)};"
+                    part = f"part{len(dims)}"
+                    added = form.format(f"{into}[i]", f"{part}[i]")
+                    body = f"T {part}[{whole.numel()}]; {each} {part}[i] = {start}; {nested(dims[1:], part)}"
+                    return f"{loops(shape, dims[:1])} {{ {body} {each} {into}[i] = {added}; }}"
+
+                return f"{each} {out}[i] = {start}; {nested(over, out)} {each} {out}[i] /= {count};"
             sums = f"T sum = {start}; {loops(shape, over)} sum = {form.format('sum', term)};"
             return f"{loops(shape, kept)} {{ {sums} {place} = sum / {count}; }}"
 
