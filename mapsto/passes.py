@@ -103,7 +103,7 @@ def _accumulate(node: fx.Node) -> None:
 def _unscaled(node: fx.Node, factor: Any) -> tuple[fx.Node, float]:
     """A factor, perhaps transposed, as another one times a number."""
     scaled: Any = factor.args[0] if _is(factor, *_SWAPS) else factor
-    if not (_is(scaled, aten.mul.Tensor) and isinstance(scaled.args[1], float)):
+    if not _times(scaled):
         return factor, 1.0
     if scaled is factor:
         return scaled.args[0], scaled.args[1]
@@ -121,9 +121,9 @@ def _merge(node: fx.Node) -> None:
         node.args = (one.args[0], -other)
     elif node.target is aten.add.Tensor and not node.kwargs:
         for zeros, rest in ((one, other), (other, one)):
-            if _is(zeros, aten.zeros_like.default) and _can_be(node, rest):
+            if _number(zeros) == 0 and _can_be(node, rest):
                 node.replace_all_uses_with(rest)
-    elif node.target is aten.mul.Tensor and _is(_origin(other), aten.ones_like.default) and _can_be(node, one):
+    elif node.target is aten.mul.Tensor and _number(other) == 1 and _can_be(node, one):
         node.replace_all_uses_with(one)
     elif node.target in _SWAPS and _is(one, aten.bmm.default, aten.mm.default) and len(one.users) == 1:
         with node.graph.inserting_before(node):
@@ -159,13 +159,6 @@ def _is(node: Any, *targets: Any) -> bool:
 def _times(node: Any) -> bool:
     """Whether it is a tensor times a number."""
     return _is(node, aten.mul.Tensor) and isinstance(node.args[1], float)
-
-
-def _origin(node: Any) -> Any:
-    """What a view of any shape shows."""
-    while _is(node, *_ALIASES, aten.unsqueeze.default):
-        node = node.args[0]
-    return node
 
 
 def _can_be(node: fx.Node, other: Any) -> bool:

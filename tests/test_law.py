@@ -42,7 +42,20 @@ def test_law(path: Path) -> None:
         assert not {name for name in used if not within(name, *(f"mapsto.{name}" for name in allowed))}
     else:
         assert not {name for name in used if within(name, "mapsto.rl")}
-    if top in ("train", "evaluate", "learner", "axis", "applied", "episode", "losses", "metrics", "errors", "capture"):
+    if top in (
+        "train",
+        "evaluate",
+        "learner",
+        "axis",
+        "applied",
+        "episode",
+        "losses",
+        "metrics",
+        "errors",
+        "capture",
+        "passes",
+        "native",
+    ):
         above = ("algorithms", "models", "data", "build", "recipes", "run", "finished", "checkpoint")
         assert not {name for name in used if within(name, *(f"mapsto.{name}" for name in above))}
     assert not {name for name in used if within(name, "mapsto.cli")}

@@ -24,18 +24,18 @@ def convolution(writer: "Writer", node: fx.Node, args: list[Any]) -> Value:
     if transposed and set(dilation) == {1}:
         return to_images(writer, x, w, shape, stride, padding)
     weights = not transposed and bias is None and set(stride) == {1}
-    turned = _is_images(x.meta.transpose(0, 1)) and not _is_images(x.meta)
-    if weights and (turned or set(dilation) != {1}):  # channels are examples
+    over = _is_images(x.meta.transpose(0, 1)) and not _is_images(x.meta)
+    if weights and (over or set(dilation) != {1}):  # channels are examples
         found = to_filters(writer, _swapped(x), _swapped(w), shape[2:], dilation, padding)
         return _swapped(found)
     if transposed or set(dilation) != {1}:
         raise Unsupported("a dilated convolution")
     x, w = images(writer, x), images(writer, w)
-    filters = w.meta.permute(2, 3, 1, 0).reshape(-1, w.meta.shape[0])  # a view: so they lie
-    turned = writer.laid_out(Stored(w.buffer, filters))
+    rows = w.meta.permute(2, 3, 1, 0).reshape(-1, w.meta.shape[0])  # a view: so they lie
+    filters = writer.laid_out(Stored(w.buffer, rows))
     sizes = _sizes(x.meta.shape, w.meta.shape, shape, stride, padding)
-    found = writer.fill(_images(shape), Merged("", [x, turned], x.meta),
-                      lambda out: f"{sizes}::forward({x.buffer.name}, {turned.buffer.name}, {out});")  # fmt: skip
+    found = writer.fill(_images(shape), Merged("", [x, filters], x.meta),
+                      lambda out: f"{sizes}::forward({x.buffer.name}, {filters.buffer.name}, {out});")  # fmt: skip
     if bias is None:
         return found
     wide = writer.view(writer.store(bias), lambda held: held.view(-1, 1, 1))
