@@ -7,6 +7,7 @@ import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -235,7 +236,8 @@ def test_random_numbers_are_fresh_in_every_replay() -> None:
 def test_recordings_die_with_their_learner() -> None:
     learner = maml()
     backward(learner, waves(), "captured")
-    held = len(_RECORDED)
+    assert learner in _RECORDED
+    gone = weakref.ref(learner)
     del learner
     gc.collect()
-    assert len(_RECORDED) == held - 1
+    assert gone() is None
