@@ -38,7 +38,7 @@ def test_law(path: Path) -> None:
     if top in ("models", "data"):
         assert not {name for name in used if within(name, "mapsto.algorithms")}
     if top == "rl":
-        allowed = ("rl", "episode", "errors", "data.tasks", "algorithms.model_based")
+        allowed = ("rl", "episode", "errors", "data.streams", "algorithms.model_based")
         assert not {name for name in used if not within(name, *(f"mapsto.{name}" for name in allowed))}
     else:
         assert not {name for name in used if within(name, "mapsto.rl")}

@@ -9,7 +9,8 @@ from torch.nn.functional import one_hot
 from torch.utils._pytree import tree_map
 
 from mapsto.data.labelled import Labelled
-from mapsto.data.tasks import check_values, gather, seeded, to_float
+from mapsto.data.streams import Streams
+from mapsto.data.tasks import check_values, gather, to_float
 from mapsto.episode import Episode, Examples, Range, Shape, Tree
 from mapsto.errors import DataError
 
@@ -81,5 +82,5 @@ class Batches:
 
     def _rows(self, i: int) -> np.ndarray:
         epoch, place = divmod(i, len(self._y) // self.shape.query)
-        order = seeded(np.random.Philox(), self.seed, epoch).permutation(len(self._y))
+        order = Streams(self.seed).at(epoch).permutation(len(self._y))
         return order[place * self.shape.query : (place + 1) * self.shape.query]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mapsto.data.labelled import Labelled
 from mapsto.data.points import bounds, check_points, draw_count, split
-from mapsto.data.tasks import seeded
+from mapsto.data.streams import Streams
 from mapsto.episode import Episode, Range, Shape
 from mapsto.errors import DataError
 
@@ -84,11 +84,11 @@ class Completion:
 
     def _draw(self, start: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Each task's picture, its pixels (context first) and its number of context pixels."""
-        bits = np.random.Philox()
+        streams = Streams(self.seed)
         which, counts = np.empty(size, np.int64), np.empty(size, np.int64)
         pixels = np.empty((size, self._wanted), np.int64)
         for k in range(size):
-            rng = seeded(bits, self.seed, start + k)
+            rng = streams.at(start + k)
             which[k], counts[k] = rng.integers(len(self.data.x)), draw_count(rng, self.shape.shot)
             pixels[k] = rng.permutation(self._pixels)[: self._wanted]
         return which, pixels, counts

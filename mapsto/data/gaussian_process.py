@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mapsto.data.points import bounds, check_points, draw_count, split
-from mapsto.data.tasks import seeded
+from mapsto.data.streams import Streams
 from mapsto.episode import Episode, Range, Shape
 from mapsto.errors import MapstoError
 
@@ -131,10 +131,10 @@ class GaussianProcess:
 
     def draws(self, start: int, size: int) -> Draws:
         """Tasks `start` to `start + size - 1`: context points first, then, from the greatest shot on, query points."""
-        bits, points = np.random.Philox(), bounds(self.shape.shot)[1] + self.shape.query
+        streams, points = Streams(self.seed), bounds(self.shape.shot)[1] + self.shape.query
         counts, unit, normal = np.empty(size, np.int64), np.empty((size, 3 + points)), np.empty((size, points, 1))
         for k in range(size):
-            rng = seeded(bits, self.seed, start + k)
+            rng = streams.at(start + k)
             counts[k] = draw_count(rng, self.shape.shot)
             unit[k], normal[k, :, 0] = rng.random(3 + points), rng.standard_normal(points)
         low, high = torch.tensor([self.length, self.scale, self.period], dtype=torch.float64).unbind(1)

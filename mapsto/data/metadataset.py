@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mapsto.data.labelled import Labelled
-from mapsto.data.tasks import seeded
+from mapsto.data.streams import Streams
 from mapsto.episode import Episode, Examples
 from mapsto.errors import DataError
 
@@ -99,12 +99,12 @@ class MetaDataset:
 
     def batch(self, start: int, size: int) -> list[Episode]:
         """Tasks `start` to `start + size - 1`, one by one: examples sorted by class, one-hot float targets."""
-        bits = np.random.Philox()
-        return [self._episode(seeded(bits, self.seed, i)) for i in range(start, start + size)]
+        streams = Streams(self.seed)
+        return [self._episode(streams.at(i)) for i in range(start, start + size)]
 
     def composition(self, i: int) -> Composition:
         """What task i is made of."""
-        return self._compose(seeded(np.random.Philox(), self.seed, i))
+        return self._compose(Streams(self.seed).at(i))
 
     def _compose(self, rng: np.random.Generator) -> Composition:
         chosen = int(rng.integers(len(self.names)))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mapsto.data.tasks import seeded
+from mapsto.data.streams import Streams
 from mapsto.episode import Episode, Episodes, Examples, Range, Reshapable
 
 
@@ -29,11 +29,11 @@ class Presentations:
 
     def batch(self, start: int, size: int) -> Episodes:
         """Tasks `start` to `start + size - 1`."""
-        bits, episodes = np.random.Philox(), self.source.batch(start, size)
+        # The complement of the seed keeps these numbers apart from those that draw the tasks.
+        streams, episodes = Streams(~self.seed), self.source.batch(start, size)
 
         def order(i: int, n: int) -> np.ndarray:
-            # The complement of the seed keeps these numbers apart from those that draw the tasks.
-            return seeded(bits, ~self.seed, start + i).permutation(n)
+            return streams.at(start + i).permutation(n)
 
         if isinstance(episodes, Episode):
             n = tree_leaves(episodes.support)[0].shape[1]

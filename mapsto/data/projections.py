@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from mapsto.data.labelled import Labelled
-from mapsto.data.tasks import seeded
+from mapsto.data.streams import Streams
 from mapsto.episode import Episode, Examples, Range, Shape
 from mapsto.errors import DataError, MapstoError
 
@@ -81,7 +81,7 @@ class Projections:
 
     def task(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Task k's matrix `[inputs, features]` and its classes `[way]`, in the order of its labels."""
-        rng = seeded(np.random.Philox(), self.seed, 2 * k)
+        rng = Streams(self.seed).at(2 * k)
         inputs = self._x.shape[1]
         matrix = rng.standard_normal((inputs, self.features), dtype=np.float32) / np.float32(inputs**0.5)
         return matrix, rng.permutation(len(self._members))[: self._way]
@@ -90,7 +90,7 @@ class Projections:
         """Episodes `start` to `start + size - 1`: x `[tasks, n, features]`, examples sorted by class."""
         picks, matrices = [], []
         for i in range(start, start + size):
-            rng = seeded(np.random.Philox(), self.seed, 2 * i + 1)
+            rng = Streams(self.seed).at(2 * i + 1)
             matrix, classes = self.task(i if self.tasks is None else int(rng.integers(self.tasks)))
             each = self._shot + self.shape.query
             picks.append(np.stack([rng.choice(self._members[c], each, replace=False) for c in classes]))

@@ -5,7 +5,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from mapsto.data.tasks import seeded
+from mapsto.data.streams import Streams, uniform
 from mapsto.episode import Episode, Examples, Range, Shape
 from mapsto.errors import MapstoError
 
@@ -48,8 +48,7 @@ class Sinusoid:
         return Episode(support, Examples(*(t[:, self._shot :].contiguous() for t in tensors)))
 
     def _draw(self, start: int, size: int) -> np.ndarray:
-        bits = np.random.Philox()
         points = self._shot + self.shape.query
-        unit = np.stack([seeded(bits, self.seed, start + k).random(2 + points) for k in range(size)])
+        unit = uniform(Streams(self.seed).words(start, size, 2 + points))
         low = np.array([0.1, 0.0] + [-5.0] * points)
         return low + unit * (np.array([5.0, np.pi] + [5.0] * points) - low)

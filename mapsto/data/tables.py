@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from mapsto.data.tasks import seeded
+from mapsto.data.streams import Streams
 from mapsto.episode import Episode, Episodes, Examples, Range, Shape, stack
 from mapsto.errors import MapstoError
 
@@ -101,7 +101,7 @@ class Tables:
 
     def sizes(self, i: int) -> tuple[int, int, int]:
         """Table i's numbers of classes, labelled rows and features."""
-        rng = seeded(np.random.Philox(), self.seed, 2 * (i // self.together))
+        rng = Streams(self.seed).at(2 * (i // self.together))
         ways = rng.integers(self._way[0], self._way[1] + 1, 2)  # of two the smaller: few classes are more common
         shot, features = (int(rng.integers(low, high + 1)) for low, high in (self._shot, self._features))
         return int(ways.min()), shot, features
@@ -112,7 +112,7 @@ class Tables:
 
     def _table(self, i: int) -> Episode:
         way, shot, features = self.sizes(i)
-        rng = seeded(np.random.Philox(), self.seed, 2 * i + 1)
+        rng = Streams(self.seed).at(2 * i + 1)
         x, labels = draw(rng, shot + self.shape.query, features, way)
         # Each class's first row comes first, so that the support knows all of them.
         first = np.unique(labels, return_index=True)[1]

@@ -7,13 +7,16 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
 
 from mapsto.data.labelled import Labelled
+from mapsto.data.streams import MOST, Streams, choices, uniform
 from mapsto.episode import Episode, Episodes, Examples, Range, Shape, Tree, stack
 from mapsto.errors import DataError
+
+AHEAD = 2**15
+"""Random numbers drawn at a time, for tasks to come: the calls then cost next to nothing."""
 
 
 class Tasks(Dataset):
@@ -59,8 +62,8 @@ class Tasks(Dataset):
             x = tree_map(lambda leaf: torch.as_tensor(leaf).to(device), data[0])
             labels = np.asarray(data[1])
             names = data.names if isinstance(data, Labelled) else None
-            self._fetch = partial(gather, x)
             self._device = torch.device(device)
+            self._fetch = partial(gather, x)
             check_values(x, len(labels))
         classes, labels = np.unique(labels, return_inverse=True)
         self.names = [names[c] for c in classes] if names else [str(c) for c in classes]
@@ -71,6 +74,7 @@ class Tasks(Dataset):
         for c, (end, size) in enumerate(zip(self.sizes.cumsum(), self.sizes, strict=True)):
             self._members[c, :size] = order[end - size : end]
         self._check_shape()
+        self._ahead: tuple[Any, np.ndarray] = None, np.empty(0)
 
     def _check_shape(self) -> None:
         way, need = _high(self.shape.way), _high(self.shape.shot) + self.shape.query
@@ -101,53 +105,77 @@ class Tasks(Dataset):
         """Task i: one `Episode` with one-hot float targets, examples sorted by class."""
         if not 0 <= i < self.length:
             raise IndexError(f"task {i} of {self.length}")
-        classes, picks, shot = self._draw(np.random.Philox(), i)
+        classes, picks, shot = self._draw(Streams(self.seed).at(i))
         return self._episode(picks[None], shot, len(classes), tasks=None)
 
     def batch(self, start: int, size: int) -> Episodes:
         """Tasks `start` to `start + size - 1`: one many-task `Episode`, or a list where their shapes differ."""
-        bits = np.random.Philox()
-        draws = [self._draw(bits, start + k) for k in range(size)]
         if isinstance(self.shape.way, int) and isinstance(self.shape.shot, int):
-            picks = np.stack([picks for _, picks, _ in draws])
-            return self._episode(picks, self.shape.shot, self.shape.way, tasks=size)
+            return self._episode(self._draws(start, size), self.shape.shot, self.shape.way, tasks=size)
+        streams = Streams(self.seed)
+        draws = [self._draw(streams.at(start + k)) for k in range(size)]
         return stack([self._episode(picks[None], shot, len(classes), tasks=None) for classes, picks, shot in draws])
 
     def classes(self, i: int) -> list[int]:
         """The classes of task i, in the order of its labels, as indices into `names`."""
-        return self._draw(np.random.Philox(), i)[0].tolist()
+        return self._draw(Streams(self.seed).at(i))[0].tolist()
 
-    def _draw(self, bits: np.random.Philox, i: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Task i's classes `[way]`, its examples `[way, shot + query]` as rows of x, and its shot."""
-        rng = seeded(bits, self.seed, i)
+    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        """A task's classes `[way]`, its examples `[way, shot + query]` as rows of x, and its shot."""
         way, shot = _pick(rng, self.shape.way), _pick(rng, self.shape.shot)
         classes = rng.choice(len(self.names), way, replace=False)
-        keys = rng.random((way, self._members.shape[1]))
-        keys[np.arange(keys.shape[1]) >= self.sizes[classes, None]] = 2.0  # padding comes last
-        order = keys.argsort(axis=1)[:, : shot + self.shape.query]
-        return classes, self._members[classes[:, None], order], shot
+        return classes, self._picks(classes, rng.random((way, self._members.shape[1])), shot), shot
+
+    def _draws(self, start: int, size: int) -> np.ndarray:
+        """The examples `[tasks, way, shot + query]` that `_draw` gives, of many tasks of one shape."""
+        rows = max(1, AHEAD // (_high(self.shape.way) * self._members.shape[1]))
+        found = []
+        for block in range(start // rows, (start + size - 1) // rows + 1):
+            key = self.shape, self.seed, block
+            if self._ahead[0] != key:
+                self._ahead = key, self._block(block * rows, rows)
+            found.append(self._ahead[1])
+        return np.concatenate(found)[start % rows :][:size]
+
+    def _block(self, start: int, size: int) -> np.ndarray:
+        """As `_draws`, all at once."""
+        streams, (n, most) = Streams(self.seed), self._members.shape
+        way, shot = _high(self.shape.way), _high(self.shape.shot)
+        if n > MOST:
+            return np.stack([self._draw(streams.at(start + k))[1] for k in range(size)])
+        first = way - (way == n)  # words that the choice of classes takes
+        words = streams.words(start, size, first + way * most)
+        classes, right = choices(words[:, :first], n, way)
+        picks = self._picks(classes, uniform(words[:, first:]).reshape(size, way, most), shot)
+        for k in np.flatnonzero(~right):
+            picks[k] = self._draw(streams.at(start + int(k)))[1]
+        return picks
+
+    def _picks(self, classes: np.ndarray, keys: np.ndarray, shot: int) -> np.ndarray:
+        """The examples of `classes` that have the least keys `[..., way, most]`."""
+        sizes = self.sizes[classes]
+        if sizes.min() < keys.shape[-1]:
+            keys[np.arange(keys.shape[-1]) >= sizes[..., None]] = 2.0  # padding comes last
+        return self._members[classes[..., None], keys.argsort(axis=-1)[..., : shot + self.shape.query]]
 
     def _episode(self, picks: np.ndarray, shot: int, way: int, tasks: int | None) -> Episode:
         lead = [] if tasks is None else [tasks]
+        support, query = picks[:, :, :shot], picks[:, :, shot:]
+        index = torch.from_numpy(np.concatenate([support, query], None)).to(self._device)
+        x = self._transform(self._fetch(index))
 
-        def examples(rows: np.ndarray) -> Examples:
-            index = torch.from_numpy(np.ascontiguousarray(rows)).flatten().to(self._device)
+        def examples(rows: np.ndarray, first: int) -> Examples:
             n = way * rows.shape[2]
-            x = tree_map(lambda leaf: leaf.view(*lead, n, *leaf.shape[1:]), self._transform(self._fetch(index)))
-            y = one_hot(torch.arange(way, device=self._device).repeat_interleave(rows.shape[2]), way).float()
-            return Examples(x, y.expand(*lead, n, way))
+            y = torch.from_numpy(np.eye(way, dtype=np.float32).repeat(rows.shape[2], 0)).to(self._device)
+            part = _map(lambda leaf: leaf[first : first + rows.size].view(*lead, n, *leaf.shape[1:]), x)
+            return Examples(part, y.expand(*lead, n, way))
 
-        return Episode(examples(picks[:, :, :shot]), examples(picks[:, :, shot:]))
+        return Episode(examples(support, 0), examples(query, support.size))
 
 
-def seeded(bits: np.random.Philox, seed: int, i: int) -> np.random.Generator:
-    """A generator for (seed, i): Philox is counter-based, so setting its key is all, and five times faster than new."""
-    state = bits.state
-    state["state"]["key"][:] = seed & (2**64 - 1), i
-    state["state"]["counter"][:] = 0
-    state["buffer_pos"], state["has_uint32"] = 4, 0
-    bits.state = state
-    return np.random.Generator(bits)
+def _map(function: Callable[[Tensor], Tensor], x: Tree) -> Tree:
+    """`tree_map`, which alone takes as long as drawing a task."""
+    return function(x) if type(x) is Tensor else tree_map(function, x)
 
 
 def _pick(rng: np.random.Generator, bounds: Range) -> int:
@@ -163,11 +191,11 @@ def _high(bounds: Range) -> int:
 
 
 def to_float(x: Tree) -> Tree:
-    return tree_map(lambda leaf: leaf.float().div_(255) if leaf.dtype == torch.uint8 else leaf, x)
+    return _map(lambda leaf: leaf.float().div_(255) if leaf.dtype == torch.uint8 else leaf, x)
 
 
 def gather(x: Tree, index: Tensor) -> Tree:
-    return tree_map(lambda leaf: leaf.index_select(0, index), x)
+    return _map(lambda leaf: leaf.index_select(0, index), x)
 
 
 def _read(data: Dataset, index: Tensor) -> Tree:

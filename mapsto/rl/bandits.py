@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from mapsto.data.tasks import seeded
+from mapsto.data.streams import Streams
 from mapsto.errors import MapstoError
 
 
@@ -71,9 +71,9 @@ class BernoulliBandits:
 
     def batch(self, start: int, size: int) -> Bandits:
         """Tasks `start` to `start + size - 1`."""
-        bits, drawn = np.random.Philox(), np.empty((size, 1 + self.pulls, self.arms), np.float32)
+        streams, drawn = Streams(self.seed), np.empty((size, 1 + self.pulls, self.arms), np.float32)
         for k in range(size):
-            drawn[k] = seeded(bits, self.seed, start + k).random((1 + self.pulls, self.arms), np.float32)
+            drawn[k] = streams.at(start + k).random((1 + self.pulls, self.arms), np.float32)
         chances, luck = torch.from_numpy(drawn).to(self.device).tensor_split([1], 1)
         return Bandits(chances[:, 0], (luck < chances).float())
 

@@ -11,7 +11,7 @@ from mapsto import evaluate, fit
 from mapsto.algorithms import ProtoNet
 from mapsto.data import Labelled
 from mapsto.data.metadataset import MetaDataset
-from mapsto.data.tasks import seeded
+from mapsto.data.streams import Streams
 from mapsto.errors import DataError
 
 LETTERS = np.random.default_rng(0).integers(4, 300, 60)  # images a class
@@ -53,7 +53,7 @@ def test_compositions_are_the_papers(source: MetaDataset) -> None:
     found = set()
     for i in range(500):
         ours = source.composition(i)
-        assert (ours.name, [*ours.classes], [*ours.shots], ours.query) == by_the_paper(seeded(np.random.Philox(), 7, i))
+        assert (ours.name, [*ours.classes], [*ours.shots], ours.query) == by_the_paper(Streams(7).at(i))
         found.add((ours.name, ours.query == 10, ours.shots.sum() > 400))
     assert len(found) > 4  # tasks that meet the bounds and tasks that do not
 
