@@ -5,8 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mapsto.models.fused import conv2d, native
-from mapsto.models.norm import BatchNorm, Stats, finish
+from mapsto.models.norm import BatchNorm, Stats
 
 
 class ConvBlock(nn.Module):
@@ -20,27 +19,11 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(channels, filters, 3, 1 if down == "pool" else 2, padding=1, bias=False)
         self.conv = self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # what is fast
         self.norm = BatchNorm(filters, stats, fused=fused)
-        self.pool, self.fused = down == "pool", fused
+        self.pool = down == "pool"
 
     def forward(self, x: Tensor) -> Tensor:
         """`[n, channels, h, w]` to `[n, filters, h / 2, w / 2]` (pooling rounds down, a stride up)."""
-        return conv_norm(x, self.conv, self.norm, self.pool, self.fused)
-
-
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: BatchNorm, pool: bool, fused: bool = True) -> Tensor:
-    """Convolution (without bias), norm, ReLU and, where asked for, 2x2 max-pooling."""
-    stride, padding = _pair(conv.stride), _pair(conv.padding)
-    if norm.fixed:  # then the norm is part of the convolution
-        scale, shift = norm.affine()
-        x = torch.nn.functional.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), shift, stride, padding)
-        return finish(x, True, pool)
-    x = conv2d(x, conv.weight, stride, padding) if fused and native(x) else conv(x)
-    return norm(x, activate=True, pool=pool)
-
-
-def _pair(of: tuple[int, ...] | str) -> tuple[int, int]:
-    assert isinstance(of, tuple)
-    return of[0], of[1]
+        return self.norm(x, activate=True, pool=self.pool, conv=self.conv)
 
 
 class Conv4(nn.Module):

@@ -1,12 +1,12 @@
 """Convolution, batch norm, ReLU and pooling for CPUs, whose second derivatives are as cheap as their first.
 
 Torch's own second derivatives of these are right but slow: batch norm's is dozens of passes over memory. Here each is a
-few native kernels on `channels_last` tensors. Outside vmap only; third derivatives raise. `tests/models/test_fused.py`
-holds every path to torch's own in float64.
+few native kernels on `channels_last` tensors, and of a block's large tensors only the convolution's result is kept.
+Outside vmap only; third derivatives raise. `tests/models/test_fused.py` holds every path to torch's own in float64.
 """
 
 # pyright: reportIncompatibleMethodOverride=false
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,29 +19,46 @@ aten = torch.ops.aten
 Pair = tuple[int, int]
 
 
-def conv2d(x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-    """`torch.nn.functional.conv2d` without a bias: `[n, c, h, w]` to `[n, d, h', w']`, any number of derivatives."""
-    return _Convolution.apply(channels_last(x), weight, stride, padding)
+class _How(NamedTuple):
+    stride: Pair
+    padding: Pair
+    eps: float
+    relu: bool
+    pool: bool
 
 
-def norm_relu_pool(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool = True, pool: bool = True
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch norm with the batch's own statistics, then ReLU, then 2x2 max-pooling, each where asked for.
+def block(
+    x: Tensor,
+    kernel: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float = 1e-5,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    relu: bool = True,
+    pool: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """A convolution, batch norm with the batch's own statistics, ReLU, and 2x2 max-pooling, each where asked for.
 
     A monotone function commutes with a maximum, so pooling comes first and the rest works on a quarter of the pixels.
 
     Args:
         x: `[n, channels, h, w]`.
-        weight, bias: scale and shift `[channels]`; None for 1 and 0.
+        kernel: the convolution's weight `[filters, channels, ...]`; None for no convolution.
+        weight, bias: the norm's scale and shift `[filters]`; None for 1 and 0.
         eps: added to the variance.
+        stride, padding: of the convolution.
 
     Returns:
-        The result, and the batch's mean and (biased) variance `[channels]`, which carry no gradient.
+        The result; the batch's mean and (biased) variance `[filters]`, which carry no gradient; of how many pixels.
     """
-    weight = x.new_ones(x.shape[1]) if weight is None else weight
-    bias = x.new_zeros(x.shape[1]) if bias is None else bias
-    return _NormReluPool.apply(channels_last(x), weight, bias, eps, relu, pool)
+    channels = x.shape[1] if kernel is None else len(kernel)
+    weight = x.new_ones(channels) if weight is None else weight
+    bias = x.new_zeros(channels) if bias is None else bias
+    how = _How(stride, padding, eps, relu, pool)
+    y, z, mean, var = _Block.apply(channels_last(x), kernel, weight, bias, how)
+    return y, mean, var, (x if z is None else z).numel() // channels
 
 
 def native(x: Tensor) -> bool:
@@ -58,161 +75,124 @@ def channels_last(x: Tensor) -> Tensor:
     return x.as_strided(x.shape, (h * w, 1, w, 1)) if c == 1 else x
 
 
-# ------------------------------------------------------------------------------------------------ convolution
-# A convolution is bilinear, and so are its two gradients: the derivatives of the three are the three again.
-
-
-class _Convolution(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.how = stride, padding
-        return aten.convolution(x, weight, None, stride, padding, (1, 1), False, (0, 0), 1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
-        to_x, to_weight = ctx.needs_input_grad[:2]
-        return (
-            _ToInput.apply(grad, weight, x.shape, *ctx.how) if to_x else None,
-            _ToWeight.apply(x, grad, weight.shape, *ctx.how) if to_weight else None,
-            None,
-            None,
-        )
-
-
-class _ToInput(Function):
-    """The convolution's gradient with respect to its input."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, weight: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
-        ctx.save_for_backward(grad, weight)
-        ctx.how = stride, padding
-        x = _blank(shape, grad)
-        return _native_backward(grad, x, weight, stride, padding, [True, False, False])[0]
-
-    @staticmethod
-    def backward(ctx: Any, u: Tensor) -> Any:
-        grad, weight = ctx.saved_tensors
-        to_grad, to_weight = ctx.needs_input_grad[:2]
-        return (
-            _Convolution.apply(channels_last(u), weight, *ctx.how) if to_grad else None,
-            _ToWeight.apply(u, grad, weight.shape, *ctx.how) if to_weight else None,
-            None,
-            None,
-            None,
-        )
-
-
-class _ToWeight(Function):
-    """The convolution's gradient with respect to its weight."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, grad: Tensor, shape: torch.Size, stride: Pair, padding: Pair) -> Tensor:
-        ctx.save_for_backward(x, grad)
-        ctx.how = stride, padding
-        weight = _blank(shape, grad)
-        return _native_backward(grad, x, weight, stride, padding, [False, True, False])[1]
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> Any:
-        x, grad = ctx.saved_tensors
-        to_x, to_grad = ctx.needs_input_grad[:2]
-        return (
-            _ToInput.apply(grad, v, x.shape, *ctx.how) if to_x else None,
-            _Convolution.apply(x, v, *ctx.how) if to_grad else None,
-            None,
-            None,
-            None,
-        )
-
-
-def _blank(shape: torch.Size, like: Tensor) -> Tensor:
-    """What the kernel looks at for a shape and an order in memory, but does not read."""
-    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last)
-
-
-def _native_backward(grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, mask: list[bool]) -> Any:
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    return aten.convolution_backward(grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, mask)
-
-
-# ------------------------------------------------------------------------------------------------ norm, ReLU, pooling
-# With h = (x - mean) r, r = 1 / sqrt(var + eps), w the scale, g the gradient after ReLU and pooling are undone, <.> the
-# mean over a channel's M pixels:
-#   first:   dx = w r (g - <g> - h <g h>),   dw = M <g h>,   db = M <g>
-#   second, from u, a, b, the gradients with respect to dx, dw, db:
+# ------------------------------------------------------------------------------------------------ derivatives
+# A convolution is bilinear, and so are its two gradients: the derivatives of the three are the three again. For the
+# rest, with z the convolution's result, h = (z - mean) r, r = 1 / sqrt(var + eps), w the scale, g the gradient after
+# ReLU and pooling are undone, <.> the mean over a channel's M pixels:
+#   first:   dz = w r (g - <g> - h <g h>),   dw = M <g h>,   db = M <g>
+#   second, from u, a, b, the gradients with respect to dz, dw, db:
 #   to g:    w r (u - <u> - h <u h>) + a h + b
-#   to x:    P(r (a - w r <u h>) g - w r^2 <g h> u) - S r h / M,   P(v) = v - <v> - h <v h>
-#   to w:    S / w,   where S = M w r (<u g> - <u> <g> - <u h> <g h>) = sum of u dx
+#   to z:    P(r (a - w r <u h>) g - w r^2 <g h> u) - S r h / M,   P(v) = v - <v> - h <v h>
+#   to w:    S / w,   where S = M w r (<u g> - <u> <g> - <u h> <g h>) = sum of u dz
+# z is an output, so that what the second derivative finds for it comes to the first one's convolution.
 
 
-class _NormReluPool(Function):
+class _Block(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool, pool: bool) -> Any:
-        mean, var = _statistics(x)
-        r = (var + eps).rsqrt()
-        best, where = _pooled(x, weight) if pool else (x, None)
+    def forward(ctx: Any, x: Tensor, kernel: Tensor | None, weight: Tensor, bias: Tensor, how: _How) -> Any:
+        z = x if kernel is None else _convolved(x, kernel, how)
+        mean, var = _statistics(z)
+        r = (var + how.eps).rsqrt()
+        best, where = _pooled(z, weight) if how.pool else (z, None)
         scale = weight * r
         y = torch.addcmul(_wide(bias - mean * scale), best, _wide(scale))
-        if relu:
+        if how.relu:
             y.relu_()
-        ctx.save_for_backward(x, weight, mean, r, best, where, y if relu else None)
+        ctx.how, convolved = how, None if kernel is None else z
+        ctx.save_for_backward(x, kernel, convolved, weight, mean, r, best, where, y)
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
-        return y, mean, var
+        return y, convolved, mean, var
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *_: None) -> Any:
-        if grad is None:
-            return (None,) * 6
-        dx, dw, db = _NormReluPoolBackward.apply(grad, *ctx.saved_tensors)
-        return dx, dw, db, None, None, None
+    def backward(ctx: Any, grad: Tensor | None, to_z: Tensor | None, *_: None) -> Any:
+        if grad is None and to_z is None:
+            return (None,) * 5
+        needed = ctx.needs_input_grad[:2]
+        return *_BlockBackward.apply(grad, to_z, *ctx.saved_tensors, needed, ctx.how), None
 
 
-class _NormReluPoolBackward(Function):
+class _BlockBackward(Function):
     @staticmethod
     def forward(
-        ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor, best: Tensor, where: Tensor | None,
-        y: Tensor | None,
+        ctx: Any, grad: Tensor | None, to_z: Tensor | None, x: Tensor, kernel: Tensor | None, z: Tensor | None,
+        weight: Tensor, mean: Tensor, r: Tensor, best: Tensor, where: Tensor | None, y: Tensor,
+        needed: tuple[bool, bool], how: _How,
     ) -> Any:  # fmt: skip
-        g = grad.contiguous(memory_format=torch.channels_last)
-        if y is not None:
+        g = torch.zeros_like(y) if grad is None else grad.contiguous(memory_format=torch.channels_last)
+        if how.relu:
             g = aten.threshold_backward(g, y, 0)
-        m = x.numel() / x.shape[1]
+        held = x if z is None else z
         dw, db = _sums(g, best, mean, r)
-        scale = weight * r
-        slope = -scale * r * dw / m
-        dx = torch.addcmul(_wide(-scale * db / m - slope * mean), x, _wide(slope))
-        _add_at(dx, where, g, scale)
-        ctx.save_for_backward(g, x, weight, mean, r, best, where, y, dw, db)
-        return dx, dw, db
+        ctx.how = how
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(g, to_z, x, kernel, z, weight, mean, r, best, where, y, dw, db)
+        dz = _to_z(g, to_z, held, weight, mean, r, where, dw, db)
+        to_x, to_kernel = (dz, None) if kernel is None else _gradients(dz, x, kernel, how, needed)
+        return to_x, to_kernel, dw, db
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> Any:
-        g, x, weight, mean, r, best, where, y, dw, db = ctx.saved_tensors
-        m = x.numel() / x.shape[1]
-        u = u.contiguous(memory_format=torch.channels_last)
-        at = (
-            u
-            if where is None
-            else _rows(u).gather(1, _rows(where)).view(best.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-        )
-        uh, su = _sums(u, x, mean, r)
+    def backward(ctx: Any, u_x: Tensor | None, u_kernel: Tensor | None, a: Tensor | None, b: Tensor | None) -> Any:
+        g, to_z, x, kernel, z, weight, mean, r, best, where, y, dw, db = ctx.saved_tensors
+        to_x = to_kernel = None
+        if kernel is None:
+            u, z = u_x, x
+        else:
+            dz = _to_z(g, to_z, z, weight, mean, r, where, dw, db)  # again: it is as large as z
+            u = None
+            if u_x is not None:
+                u_x = channels_last(u_x)
+                u = _convolved(u_x, kernel, ctx.how)
+                to_kernel = _gradients(dz, u_x, kernel, ctx.how, (False, ctx.needs_input_grad[3]))[1]
+            if u_kernel is not None:
+                more = _convolved(x, u_kernel, ctx.how)
+                u = more if u is None else u.add_(more)
+                to_x = _gradients(dz, x, u_kernel, ctx.how, (ctx.needs_input_grad[2], False))[0]
+            del dz
+        u = torch.zeros_like(z) if u is None else u.contiguous(memory_format=torch.channels_last)
+        a, b = (torch.zeros_like(dw) if v is None else v for v in (a, b))
+        m, at = z.numel() / z.shape[1], _at(u, where)
+        uh, su = _sums(u, z, mean, r)
         ug, _ = _sums(g, at, torch.zeros_like(mean), torch.ones_like(r))
         scale = weight * r
         inner = ug - su * db / m - uh * dw / m
         slope = r * (a - scale * uh / m)
         to_g = torch.addcmul(_wide(b - scale * su / m - slope * mean), best, _wide(slope)).addcmul_(at, _wide(scale))
-        if y is not None:
+        if ctx.how.relu:
             to_g = aten.threshold_backward(to_g, y, 0)
         from_u = -scale * r * dw / m
         from_h = -(from_u * uh + slope * dw + scale * r * inner) / m * r
         shift = -(from_u * su + slope * db) / m - from_h * mean
-        to_x = torch.addcmul(_wide(shift), x, _wide(from_h)).addcmul_(u, _wide(from_u))
-        _add_at(to_x, where, g, slope)
-        return to_g, to_x, r * inner, None, None, None, None, None
+        found = torch.addcmul(_wide(shift), z, _wide(from_h)).addcmul_(u, _wide(from_u))
+        _add_at(found, where, g, slope)
+        to_x, found = (found, None) if kernel is None else (to_x, found)
+        return to_g, None if to_z is None else u, to_x, to_kernel, found, r * inner, *(None,) * 7
+
+
+def _convolved(x: Tensor, kernel: Tensor, how: _How) -> Tensor:
+    return aten.convolution(x, kernel, None, how.stride, how.padding, (1, 1), False, (0, 0), 1)
+
+
+def _gradients(dz: Tensor, x: Tensor, kernel: Tensor, how: _How, needed: tuple[bool, bool]) -> Any:
+    """Of a convolution: to its input and to its kernel, None where not needed."""
+    mask = [*needed, False]
+    if not any(mask):
+        return None, None
+    where = how.stride, how.padding, (1, 1), False, (0, 0), 1
+    return aten.convolution_backward(dz, x, kernel, None, *where, mask)[:2]
+
+
+def _to_z(
+    g: Tensor, more: Tensor | None, z: Tensor, weight: Tensor, mean: Tensor, r: Tensor, where: Tensor | None,
+    dw: Tensor, db: Tensor,
+) -> Tensor:  # fmt: skip
+    """The gradient with respect to the convolution's result, and more that was found for it."""
+    scale, m = weight * r, z.numel() / z.shape[1]
+    slope = -scale * r * dw / m
+    dz = torch.addcmul(_wide(-scale * db / m - slope * mean), z, _wide(slope))
+    _add_at(dz, where, g, scale)
+    return dz if more is None else dz.add_(more)
 
 
 def _wide(per_channel: Tensor) -> Tensor:
@@ -262,14 +242,24 @@ def _sums(g: Tensor, x: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, Tensor
 def _pooled(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """What the norm's output has at its maxima, and where; of a channel with a negative scale that is x's minimum."""
     if bool((weight >= 0).all()):
-        return aten.max_pool2d_with_indices(x, (2, 2), (2, 2))
-    sign = _wide(torch.where(weight < 0, -1.0, 1.0).to(x.dtype))
-    best, where = aten.max_pool2d_with_indices(x * sign, (2, 2), (2, 2))
-    return best * sign, where
+        best, where = aten.max_pool2d_with_indices(x, (2, 2), (2, 2))
+    else:
+        sign = _wide(torch.where(weight < 0, -1.0, 1.0).to(x.dtype))
+        best, where = aten.max_pool2d_with_indices(x * sign, (2, 2), (2, 2))
+        best = best * sign
+    return best, where
+
+
+def _at(x: Tensor, where: Tensor | None) -> Tensor:
+    """x at the places that pooling took, where there was one."""
+    if where is None:
+        return x
+    n, c, h, w = where.shape
+    return _rows(x).gather(1, _rows(where)).view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def _add_at(x: Tensor, where: Tensor | None, g: Tensor, scale: Tensor) -> None:
-    """Add g times scale to x, at the places that pooling took where there was one."""
+    """Add g times scale to x at those places."""
     if where is None:
         x.addcmul_(g, _wide(scale))
     else:

@@ -1,13 +1,13 @@
 """Batch norm whose statistics are an explicit choice, right under vmap and in second derivatives."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, max_pool2d, relu
+from torch.nn.functional import batch_norm, conv2d, max_pool2d, relu
 
 from mapsto.applied import TaskNorm, support_rows, vmapped
-from mapsto.models.fused import native, norm_relu_pool
+from mapsto.models import fused
 
 Stats = Literal["transductive", "support", "running"]
 
@@ -65,20 +65,29 @@ class BatchNorm(TaskNorm):
         shift = -self.mean * scale
         return scale, shift if self.bias is None else shift + self.bias
 
-    def forward(self, x: Tensor, activate: bool = False, pool: bool = False) -> Tensor:
-        """Normalise `[n, channels, ...]`; then ReLU, then 2x2 max-pooling, where asked for."""
+    def forward(self, x: Tensor, activate: bool = False, pool: bool = False, conv: nn.Conv2d | None = None) -> Tensor:
+        """Normalise `[n, channels, ...]`; where asked for, ReLU and 2x2 max-pooling come next, a convolution before.
+
+        That has no bias: it would be subtracted again.
+        """
         if self.fixed:
             scale, shift = self.affine()
+            if conv is not None:  # the norm is part of it
+                x = conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), shift, conv.stride, conv.padding)
+                return finish(x, activate, pool)
             shape = [1, -1] + [1] * (x.ndim - 2)
             return finish(x * scale.view(shape) + shift.view(shape), activate, pool)
         rows = support_rows() if self.stats == "support" else None
-        if rows is None and self.fused and native(x) and x.shape[1] > 1:
-            y, mean, var = norm_relu_pool(x, self.weight, self.bias, self.eps, activate, pool)
+        channels = x.shape[1] if conv is None else conv.out_channels
+        if rows is None and self.fused and fused.native(x) and channels > 1:
+            how: Any = {} if conv is None else {"stride": conv.stride, "padding": conv.padding}
+            kernel, affine = None if conv is None else conv.weight, (self.weight, self.bias)
+            y, mean, var, size = fused.block(x, kernel, *affine, self.eps, relu=activate, pool=pool, **how)
             if self.stats == "running":
-                size = x.numel() / x.shape[1]
                 self.mean.lerp_(mean, self.momentum)
                 self.var.lerp_(var * (size / (size - 1)), self.momentum)
             return y
+        x = x if conv is None else conv(x)
         if rows is None and not vmapped():
             # The kernel: the same numbers, and outside vmap the same derivatives.
             averages = (self.mean, self.var) if self.stats == "running" else (None, None)

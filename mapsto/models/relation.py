@@ -6,7 +6,6 @@ https://github.com/floodsung/LearningToCompare_FSL.
 
 from torch import Tensor, nn
 
-from mapsto.models.conv4 import conv_norm
 from mapsto.models.norm import BatchNorm, Stats
 
 
@@ -43,4 +42,4 @@ class _Block(nn.Module):
         self.norm = BatchNorm(filters, stats)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv_norm(x, self.conv, self.norm, self.pool)
+        return self.norm(x, activate=True, pool=self.pool, conv=self.conv)

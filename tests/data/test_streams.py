@@ -33,7 +33,7 @@ def test_choices_are_numpys_and_so_is_what_comes_after(n: int, k: int) -> None:
     found, right = choices(words[:, :first], n, k)
     assert right.mean() > 0.98  # a hundred of 10,000 are drawn again in one row of ten thousand
     for i in np.flatnonzero(right):
-        rng = numpys(1, i)
+        rng = numpys(1, int(i))
         np.testing.assert_array_equal(found[i], rng.choice(n, k, replace=False))
         np.testing.assert_array_equal(uniform(words[i, first:]), rng.random(2))
 

@@ -38,25 +38,11 @@ def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-9 * float(b.detach().abs().max()) + 1e-12)
 
 
-@pytest.mark.parametrize(
-    ("channels", "stride", "padding", "size"), [(1, 2, 1, 9), (3, 1, 1, 8), (4, 2, 0, 7), (2, 1, 2, 5)]
-)
-def test_convolution(channels: int, stride: int, padding: int, size: int) -> None:
-    inputs = [randn(3, channels, size, size), randn(5, channels, 3, 3)]
-    ours = derivatives(lambda x, w: fused.conv2d(x, w, (stride, stride), (padding, padding)), inputs)
-    assert_equal(ours, derivatives(lambda x, w: conv2d(x, w, None, stride, padding), inputs))
-
-
-def test_convolution_has_every_derivative() -> None:
-    inputs = (randn(2, 2, 4, 4).requires_grad_(), randn(3, 2, 3, 3).requires_grad_())
-    assert torch.autograd.gradgradcheck(lambda x, w: fused.conv2d(x, w, (1, 1), (1, 1)), inputs)
-
-
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("signs", ["positive", "mixed"])
 @pytest.mark.parametrize("shape", [(3, 4, 6, 6), (2, 3, 7, 5), (4, 2, 2, 3)])
-def test_norm_relu_pool(pool: bool, relu: bool, signs: str, shape: tuple[int, ...]) -> None:
+def test_norm(pool: bool, relu: bool, signs: str, shape: tuple[int, ...]) -> None:
     weight = randn(shape[1])
     inputs = [randn(*shape) * 3 + 1, weight.abs() + 0.1 if signs == "positive" else weight, randn(shape[1])]
 
@@ -65,13 +51,36 @@ def test_norm_relu_pool(pool: bool, relu: bool, signs: str, shape: tuple[int, ..
         y = y.relu() if relu else y
         return max_pool2d(y, 2) if pool else y
 
-    ours = derivatives(lambda x, w, b: fused.norm_relu_pool(x, w, b, 1e-5, relu, pool)[0], inputs)
+    ours = derivatives(lambda x, w, b: fused.block(x, None, w, b, relu=relu, pool=pool)[0], inputs)
     assert_equal(ours, derivatives(theirs, inputs))
+
+
+@pytest.mark.parametrize("given", [(True, True), (False, True), (True, False)])  # also x, also the bias
+@pytest.mark.parametrize(
+    ("channels", "stride", "padding", "size"), [(1, 2, 1, 9), (3, 1, 1, 8), (4, 2, 0, 7), (2, 1, 2, 5)]
+)
+@pytest.mark.parametrize("pool", [False, True])
+def test_block(channels: int, stride: int, padding: int, size: int, pool: bool, given: tuple[bool, bool]) -> None:
+    everything = [randn(3, channels, size, size), randn(5, channels, 3, 3), randn(5), randn(5)]
+    first, last = 1 - given[0], 3 + given[1]
+
+    def whole(fn):  # noqa: ANN001, ANN202
+        return lambda *some: fn(*everything[:first], *some, *everything[last:])
+
+    def theirs(x: Tensor, k: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        y = batch_norm(conv2d(x, k, None, stride, padding), None, None, w, b, True, 0.1, 1e-5).relu()
+        return max_pool2d(y, 2) if pool else y
+
+    def ours(x: Tensor, k: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return fused.block(x, k, w, b, stride=(stride, stride), padding=(padding, padding), pool=pool)[0]
+
+    inputs = everything[first:last]
+    assert_equal(derivatives(whole(ours), inputs), derivatives(whole(theirs), inputs))
 
 
 def test_statistics_are_the_batch_s() -> None:
     x = randn(4, 3, 5, 6) + 2
-    _, mean, var = fused.norm_relu_pool(x, None, None, 1e-5)
+    _, mean, var, _ = fused.block(x, None, None, None)
     assert torch.allclose(mean, x.mean((0, 2, 3))) and torch.allclose(var, x.var((0, 2, 3), correction=0))
 
 
@@ -79,14 +88,16 @@ def test_statistics_are_the_batch_s() -> None:
 def test_statistics_are_precise_in_float32(n: int, size: int, error: float) -> None:
     """Torch's own kernel on channels_last loses three digits of the variance at the larger size, one at the smaller."""
     x = torch.randn(n, 32, size, size, generator=generator) * 0.5 + 1
-    _, _, var = fused.norm_relu_pool(x, None, None, 1e-5)
+    _, _, var, _ = fused.block(x, None, None, None)
     exact = x.double().var((0, 2, 3), correction=0)
     assert float((var / exact - 1).abs().max()) < error
 
 
-def test_a_third_derivative_is_refused() -> None:
+@pytest.mark.parametrize("convolved", [False, True])
+def test_a_third_derivative_is_refused(convolved: bool) -> None:
     x = randn(2, 3, 4, 4).requires_grad_()
-    y = fused.norm_relu_pool(x, None, None, 1e-5)[0].square().sum()
+    kernel = randn(3, 3, 3, 3).requires_grad_() if convolved else None
+    y = fused.block(x, kernel, None, None)[0].square().sum()
     (first,) = torch.autograd.grad(y, x, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -146,6 +157,6 @@ def test_batch_norm_alone() -> None:
 
 def test_few_and_many_pixels_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = [randn(3, 4, 6, 5) * 3 + 1, randn(4), randn(4)]
-    few = derivatives(lambda x, w, b: fused.norm_relu_pool(x, w, b, 1e-5)[0], inputs)
+    few = derivatives(lambda x, w, b: fused.block(x, None, w, b)[0], inputs)
     monkeypatch.setattr(fused, "FEW", 0)
-    assert_equal(few, derivatives(lambda x, w, b: fused.norm_relu_pool(x, w, b, 1e-5)[0], inputs))
+    assert_equal(few, derivatives(lambda x, w, b: fused.block(x, None, w, b)[0], inputs))
