@@ -23,9 +23,11 @@ Step = Callable[[], Tensor | float]
 def entry(model: nn.Module, step: Step) -> Entry:
     """A contestant whose step returns the loss and leaves the gradient in the model's parameters."""
     last: list[Tensor | float] = []
+    params = list(model.parameters())  # as an optimiser holds them: `Module.zero_grad` walks the modules first
 
     def once() -> None:
-        model.zero_grad()
+        for p in params:
+            p.grad = None
         last[:] = [step()]
 
     return Entry(once, lambda: outcome(last[0], [p.grad for p in model.parameters() if p.grad is not None]))
