@@ -88,6 +88,12 @@ def _accumulate(node: fx.Node) -> None:
         return
     pair: list[Any] = list(node.args)
     for product, x in (pair[::-1], pair):
+        seen: Any = product.args[0] if _is(product, *_VIEWS) else None
+        if _is(seen, aten.mm.default) and len(seen.users) == len(product.users) == 1 and _is_row(x, seen, product):
+            with node.graph.inserting_before(node):
+                found = _call(node, aten.addmm.default, (x, *seen.args))
+            node.target, node.args = product.target, (found, product.args[1])
+            return
         if not (_is(product, *_SUMMED) and len(product.users) == 1 and isinstance(x, fx.Node)):
             continue
         factors = [_unscaled(node, factor) for factor in product.args]
@@ -98,6 +104,12 @@ def _accumulate(node: fx.Node) -> None:
             node.target, word = aten.addcmul.default, "value"
         node.kwargs = {} if alpha == 1 else {word: alpha}
         return
+
+
+def _is_row(x: Any, *tensors: fx.Node) -> bool:
+    """Whether it is added to each row of the tensors, matrices or stacks of them."""
+    shapes = {tensor.meta["val"].shape[-1:] for tensor in tensors}
+    return isinstance(x, fx.Node) and shapes == {x.meta["val"].shape}
 
 
 def _unscaled(node: fx.Node, factor: Any) -> tuple[fx.Node, float]:
@@ -137,6 +149,11 @@ def _skip(node: fx.Node) -> None:
     source: Any = node.args[0] if node.args else None
     if not isinstance(source, fx.Node):
         return
+    if node.target in _VIEWS and _is(source, aten.sum.dim_IntList) and len(source.users) == 1 and not source.kwargs:
+        whole, over = source.args[0].meta["val"], {d % source.args[0].meta["val"].dim() for d in source.args[1]}
+        if list(node.meta["val"].shape) == [n for d, n in enumerate(whole.shape) if d not in over]:
+            node.target, node.args = source.target, source.args[:2]
+            return
     if node.target in _VIEWS and source.target in _VIEWS:
         shown: Any = source.args[0]
         node.replace_input_with(source, shown)

@@ -1,5 +1,6 @@
 """From labelled examples to episodes: index logic only, no images."""
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
@@ -63,8 +64,10 @@ class Tasks(Dataset):
             labels = np.asarray(data[1])
             names = data.names if isinstance(data, Labelled) else None
             self._device = torch.device(device)
-            self._fetch = partial(gather, x)
             check_values(x, len(labels))
+            self._fetch = partial(gather, x)
+            if transform is None and type(x) is Tensor and packs(x):
+                self._fetch = partial(unpacked, packed(x), x.shape[1:])
         classes, labels = np.unique(labels, return_inverse=True)
         self.names = [names[c] for c in classes] if names else [str(c) for c in classes]
         self.sizes = np.bincount(labels)
@@ -135,7 +138,7 @@ class Tasks(Dataset):
             if self._ahead[0] != key:
                 self._ahead = key, self._block(block * rows, rows)
             found.append(self._ahead[1])
-        return np.concatenate(found)[start % rows :][:size]
+        return (np.concatenate(found) if found[1:] else found[0])[start % rows :][:size]
 
     def _block(self, start: int, size: int) -> np.ndarray:
         """As `_draws`, all at once."""
@@ -164,13 +167,21 @@ class Tasks(Dataset):
         index = torch.from_numpy(np.concatenate([support, query], None)).to(self._device)
         x = self._transform(self._fetch(index))
 
-        def examples(rows: np.ndarray, first: int) -> Examples:
-            n = way * rows.shape[2]
-            y = torch.from_numpy(np.eye(way, dtype=np.float32).repeat(rows.shape[2], 0)).to(self._device)
-            part = _map(lambda leaf: leaf[first : first + rows.size].view(*lead, n, *leaf.shape[1:]), x)
-            return Examples(part, y.expand(*lead, n, way))
+        def examples(x: Tree, each: int) -> Examples:
+            n = way * each
+            y = torch.from_numpy(_targets(way, each)).to(self._device)
+            y = y.clone() if tasks is None else y.expand(tasks, n, way)
+            return Examples(_map(lambda leaf: leaf.view(*lead, n, *leaf.shape[1:]), x), y)
 
-        return Episode(examples(support, 0), examples(query, support.size))
+        first = support.size
+        given, asked = _map(lambda leaf: leaf[:first], x), _map(lambda leaf: leaf[first:], x)
+        return Episode(examples(given, shot), examples(asked, self.shape.query))
+
+
+@functools.cache
+def _targets(way: int, each: int) -> np.ndarray:
+    """One-hot classes of examples that are sorted by class."""
+    return np.eye(way, dtype=np.float32).repeat(each, 0)
 
 
 def _map(function: Callable[[Tensor], Tensor], x: Tree) -> Tree:
@@ -192,6 +203,27 @@ def _high(bounds: Range) -> int:
 
 def to_float(x: Tree) -> Tree:
     return _map(lambda leaf: leaf.float().div_(255) if leaf.dtype == torch.uint8 else leaf, x)
+
+
+_UNPACK = getattr(torch.ops.quantized, "embedding_bag_byte_rowwise_offsets", None)
+PACKED = 2**27
+"""Bytes up to which uint8 examples on a CPU are copied, so as to be gathered and made floats in one go."""
+
+
+def packs(x: Tensor) -> bool:
+    return _UNPACK is not None and x.dtype == torch.uint8 and x.device.type == "cpu" and 0 < x.numel() <= PACKED
+
+
+def packed(x: Tensor) -> Tensor:
+    """Rows `[n, size + 8]` as torch's quantised embeddings have them: bytes, then the scale and the zero of the row."""
+    scale = torch.tensor([1 / 255, 0.0]).view(torch.uint8)
+    return torch.cat([x.flatten(1), scale.expand(len(x), -1)], 1)
+
+
+def unpacked(rows: Tensor, shape: torch.Size, index: Tensor) -> Tensor:
+    """The examples at an index as floats in [0, 1], in one pass over memory: half of `to_float`'s time."""
+    assert _UNPACK is not None
+    return _UNPACK(rows, index, torch.arange(len(index))).view(-1, *shape)
 
 
 def gather(x: Tree, index: Tensor) -> Tree:

@@ -310,3 +310,19 @@ def test_sinusoid_tasks_are_functions_of_seed_and_i() -> None:
     assert np.array_equal(tasks.replace(shot=4).waves(0, 5), tasks.waves(0, 5))
     with pytest.raises(MapstoError, match="regression"):
         tasks.replace(way=5)
+
+
+def test_bytes_become_the_same_floats_in_one_pass_and_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(256, dtype=torch.uint8).repeat(8)[torch.randperm(2048)].view(64, 2, 4, 4)
+    labels = np.repeat(np.arange(8), 8)
+    one = Tasks((x, labels), 3, 2, 4)
+    monkeypatch.setattr("mapsto.data.tasks.PACKED", 0)  # as if the examples were too many to copy
+    two = Tasks((x, labels), 3, 2, 4)
+    a, b = one.batch(5, 40), two.batch(5, 40)
+    assert isinstance(a, Episode) and isinstance(b, Episode)
+    for ours, plain in zip((*a.support, *a.query), (*b.support, *b.query), strict=True):
+        assert (
+            ours.shape == plain.shape and ours.dtype == torch.float32 and ours.is_contiguous() == plain.is_contiguous()
+        )
+        assert torch.allclose(ours, plain, rtol=1.2e-7, atol=0)  # the last bit
+    assert one[7].query.x.equal(a.query.x[2]) and float(a.query.x.max()) <= 1
