@@ -124,6 +124,8 @@ def _added(params: Sequence[nn.Parameter], found: list[Found], number: int) -> T
     for p, grad in zip(params, sums, strict=True):
         if grad is not None:
             grad = grad if number == 1 else grad / number
+            if grad.stride() != p.stride():  # fused optimisers take it for granted, as autograd sees to it
+                grad = torch.empty_like(p).copy_(grad)
             p.grad = grad if p.grad is None else p.grad + grad
     return total if number == 1 else total / number
 

@@ -61,6 +61,7 @@ def fit(
     losses: list[float] = []
     way: TrainHow | None = None if how == "auto" else how
     learner.train()
+    params = list(learner.parameters())
     for step in range(start + 1, steps + 1):
         tasks = next(supply, None)
         if tasks is None:
@@ -75,7 +76,7 @@ def fit(
                 raise
             way = "auto"
             loss = backward(learner, tasks, way, chunk)
-        held = [p for p in learner.parameters() if p.grad is not None]
+        held = [p for p in params if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
         if not (loss.isfinite() and norm.isfinite()):
             raise Diverged(_cause(step, loss, tasks))

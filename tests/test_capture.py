@@ -241,3 +241,19 @@ def test_recordings_die_with_their_learner() -> None:
     del learner
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("how", ["loop", "processes", "captured", "compiled"])
+def test_gradients_lie_in_memory_as_their_parameters_do(how: str) -> None:
+    """Fused optimisers read both number by number."""
+    learner = MAML(Conv4(2, filters=3, size=28, down="stride"), 0.1, 1).double()
+    x, y = torch.randn(3, 4, 1, 28, 28).double(), torch.eye(2).double().repeat(3, 2, 1)
+    backward(learner, Episode(Examples(x, y), Examples(x.flip(1), y)), how)
+    assert all(p.grad is not None and p.grad.stride() == p.stride() for p in learner.parameters())
+    plain = copy.deepcopy(learner)
+    for p, q in zip(learner.parameters(), plain.parameters(), strict=True):
+        assert p.grad is not None
+        q.grad = p.grad.clone()
+    torch.optim.Adam(learner.parameters(), fused=True).step()
+    torch.optim.Adam(plain.parameters(), fused=False).step()
+    assert_equal([*learner.parameters()], [*plain.parameters()])

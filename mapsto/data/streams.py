@@ -7,6 +7,8 @@ import numpy as np
 MOST = 10_000
 """Of how many at most `choices` chooses: from more NumPy may choose in another way."""
 
+_SEED = np.random.SeedSequence(0)  # of no consequence, but asking the system for one takes longer
+
 
 class Streams:
     """Independent streams of random numbers, stream i a pure function of (seed, i).
@@ -19,7 +21,7 @@ class Streams:
         # Lists, as NumPy takes three times as long to read arrays here.
         self._state: Any = {"bit_generator": "Philox", "state": {"counter": [0] * 4, "key": self._key}}
         self._state |= {"buffer": [0] * 4, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
-        self._bits = np.random.Philox()
+        self._bits = np.random.Philox(_SEED)
         self._generator = np.random.Generator(self._bits)
 
     def at(self, i: int) -> np.random.Generator:
