@@ -150,9 +150,11 @@ def _skip(node: fx.Node) -> None:
     if not isinstance(source, fx.Node):
         return
     if node.target in _VIEWS and _is(source, aten.sum.dim_IntList) and len(source.users) == 1 and not source.kwargs:
-        whole, over = source.args[0].meta["val"], {d % source.args[0].meta["val"].dim() for d in source.args[1]}
-        if list(node.meta["val"].shape) == [n for d, n in enumerate(whole.shape) if d not in over]:
-            node.target, node.args = source.target, source.args[:2]
+        summed: Any = source
+        whole = summed.args[0].meta["val"].shape
+        over = {d % len(whole) for d in summed.args[1]}
+        if [n for d, n in enumerate(whole) if d not in over] == list(node.meta["val"].shape):
+            node.target, node.args = summed.target, summed.args[:2]
             return
     if node.target in _VIEWS and source.target in _VIEWS:
         shown: Any = source.args[0]
