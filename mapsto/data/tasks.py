@@ -217,7 +217,7 @@ def packs(x: Tensor) -> bool:
 def packed(x: Tensor) -> Tensor:
     """Rows `[n, size + 8]` as torch's quantised embeddings have them: bytes, then the scale and the zero of the row."""
     scale = torch.tensor([1 / 255, 0.0]).view(torch.uint8)
-    return torch.cat([x.flatten(1), scale.expand(len(x), -1)], 1)
+    return torch.cat([x.reshape(len(x), -1), scale.expand(len(x), -1)], 1)
 
 
 def unpacked(rows: Tensor, shape: torch.Size, index: Tensor) -> Tensor:

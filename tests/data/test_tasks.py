@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false
 # pyright: reportUnusedExpression=false
 
+import math
 import pickle
 from collections import Counter
 
@@ -312,8 +313,9 @@ def test_sinusoid_tasks_are_functions_of_seed_and_i() -> None:
         tasks.replace(way=5)
 
 
-def test_bytes_become_the_same_floats_in_one_pass_and_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.arange(256, dtype=torch.uint8).repeat(8)[torch.randperm(2048)].view(64, 2, 4, 4)
+@pytest.mark.parametrize("shape", [(2, 4, 4), ()])
+def test_bytes_become_the_same_floats_in_one_pass_and_in_two(shape: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(64 * math.prod(shape)).mul(37).remainder(256).to(torch.uint8).view(64, *shape)
     labels = np.repeat(np.arange(8), 8)
     one = Tasks((x, labels), 3, 2, 4)
     monkeypatch.setattr("mapsto.data.tasks.PACKED", 0)  # as if the examples were too many to copy
