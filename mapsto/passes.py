@@ -98,11 +98,14 @@ def _accumulate(node: fx.Node) -> None:
             continue
         factors = [_unscaled(node, factor) for factor in product.args]
         alpha = factors[0][1] * factors[1][1]
-        node.target, node.args = _SUMMED[product.target], (x, factors[0][0], factors[1][0])
-        word = "alpha"
+        if _is(x, aten.expand.default):  # which the kernels do themselves
+            x = x.args[0]
         if factors[0][0].meta["val"].shape[-1] == 1:  # columns times rows
-            node.target, word = aten.addcmul.default, "value"
-        node.kwargs = {} if alpha == 1 else {word: alpha}
+            node.target, node.kwargs = aten.addcmul.default, {"value": alpha}
+        else:
+            x, beta = _unscaled(node, x)
+            node.target, node.kwargs = _SUMMED[product.target], {"alpha": alpha, "beta": beta}
+        node.args = (x, factors[0][0], factors[1][0])
         return
 
 
@@ -113,9 +116,9 @@ def _is_row(x: Any, *tensors: fx.Node) -> bool:
 
 
 def _unscaled(node: fx.Node, factor: Any) -> tuple[fx.Node, float]:
-    """A factor, perhaps transposed, as another one times a number."""
-    scaled: Any = factor.args[0] if _is(factor, *_SWAPS) else factor
-    if not _times(scaled):
+    """A tensor, perhaps transposed or seen in another shape, as another one times a number."""
+    scaled: Any = factor.args[0] if _is(factor, *_SWAPS, *_VIEWS) else factor
+    if not _times(scaled) or (_is(factor, *_VIEWS) and not scaled.args[0].meta["val"].is_contiguous()):
         return factor, 1.0
     if scaled is factor:
         return scaled.args[0], scaled.args[1]
