@@ -99,7 +99,7 @@ class _Block(Function):
         if how.relu:
             y.relu_()
         ctx.how, convolved = how, None if kernel is None else z
-        ctx.save_for_backward(x, kernel, convolved, weight, mean, r, best, where, y)
+        ctx.save_for_backward(x, kernel, convolved, weight, mean, r, best, where, y if how.relu else None)
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
         return y, convolved, mean, var
@@ -116,11 +116,11 @@ class _BlockBackward(Function):
     @staticmethod
     def forward(
         ctx: Any, grad: Tensor | None, to_z: Tensor | None, x: Tensor, kernel: Tensor | None, z: Tensor | None,
-        weight: Tensor, mean: Tensor, r: Tensor, best: Tensor, where: Tensor | None, y: Tensor,
+        weight: Tensor, mean: Tensor, r: Tensor, best: Tensor, where: Tensor | None, y: Tensor | None,
         needed: tuple[bool, bool], how: _How,
     ) -> Any:  # fmt: skip
-        g = torch.zeros_like(y) if grad is None else grad.contiguous(memory_format=torch.channels_last)
-        if how.relu:
+        g = torch.zeros_like(best) if grad is None else grad.contiguous(memory_format=torch.channels_last)
+        if y is not None:
             g = aten.threshold_backward(g, y, 0)
         held = x if z is None else z
         dw, db = _sums(g, best, mean, r)
@@ -159,7 +159,7 @@ class _BlockBackward(Function):
         inner = ug - su * db / m - uh * dw / m
         slope = r * (a - scale * uh / m)
         to_g = torch.addcmul(_wide(b - scale * su / m - slope * mean), best, _wide(slope)).addcmul_(at, _wide(scale))
-        if ctx.how.relu:
+        if y is not None:
             to_g = aten.threshold_backward(to_g, y, 0)
         from_u = -scale * r * dw / m
         from_h = -(from_u * uh + slope * dw + scale * r * inner) / m * r
