@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _get_current_graph_task_keep_graph as _keeps_graph  # pyright: ignore
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -109,7 +110,9 @@ class _Block(Function):
         if grad is None and to_z is None:
             return (None,) * 5
         needed = ctx.needs_input_grad[:2]
-        return *_BlockBackward.apply(grad, to_z, *ctx.saved_tensors, needed, ctx.how), None
+        # Nobody asks for z again where this graph is freed after use: its memory is taken for the gradient.
+        last = not torch.is_grad_enabled() and not _keeps_graph()
+        return *_BlockBackward.apply(grad, to_z, *ctx.saved_tensors, needed, ctx.how, last), None
 
 
 class _BlockBackward(Function):
@@ -117,7 +120,7 @@ class _BlockBackward(Function):
     def forward(
         ctx: Any, grad: Tensor | None, to_z: Tensor | None, x: Tensor, kernel: Tensor | None, z: Tensor | None,
         weight: Tensor, mean: Tensor, r: Tensor, best: Tensor, where: Tensor | None, y: Tensor | None,
-        needed: tuple[bool, bool], how: _How,
+        needed: tuple[bool, bool], how: _How, last: bool,
     ) -> Any:  # fmt: skip
         g = torch.zeros_like(best) if grad is None else grad.contiguous(memory_format=torch.channels_last)
         if y is not None:
@@ -127,7 +130,7 @@ class _BlockBackward(Function):
         ctx.how = how
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(g, to_z, x, kernel, z, weight, mean, r, best, where, y, dw, db)
-        dz = _to_z(g, to_z, held, weight, mean, r, where, dw, db)
+        dz = _to_z(g, to_z, held, weight, mean, r, where, dw, db, z if last else None)
         to_x, to_kernel = (dz, None) if kernel is None else _gradients(dz, x, kernel, how, needed)
         return to_x, to_kernel, dw, db
 
@@ -139,7 +142,7 @@ class _BlockBackward(Function):
         if kernel is None:
             u, z = u_x, x
         else:
-            dz = _to_z(g, to_z, z, weight, mean, r, where, dw, db)  # again: it is as large as z
+            dz = _to_z(g, to_z, z, weight, mean, r, where, dw, db, None)  # again: it is as large as z
             u = None
             if u_x is not None:
                 u_x = channels_last(u_x)
@@ -167,7 +170,7 @@ class _BlockBackward(Function):
         found = torch.addcmul(_wide(shift), z, _wide(from_h)).addcmul_(u, _wide(from_u))
         _add_at(found, where, g, slope)
         to_x, found = (found, None) if kernel is None else (to_x, found)
-        return to_g, None if to_z is None else u, to_x, to_kernel, found, r * inner, *(None,) * 7
+        return to_g, None if to_z is None else u, to_x, to_kernel, found, r * inner, *(None,) * 8
 
 
 def _convolved(x: Tensor, kernel: Tensor, how: _How) -> Tensor:
@@ -185,12 +188,12 @@ def _gradients(dz: Tensor, x: Tensor, kernel: Tensor, how: _How, needed: tuple[b
 
 def _to_z(
     g: Tensor, more: Tensor | None, z: Tensor, weight: Tensor, mean: Tensor, r: Tensor, where: Tensor | None,
-    dw: Tensor, db: Tensor,
+    dw: Tensor, db: Tensor, out: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """The gradient with respect to the convolution's result, and more that was found for it."""
     scale, m = weight * r, z.numel() / z.shape[1]
     slope = -scale * r * dw / m
-    dz = torch.addcmul(_wide(-scale * db / m - slope * mean), z, _wide(slope))
+    dz = torch.addcmul(_wide(-scale * db / m - slope * mean), z, _wide(slope), out=out)
     _add_at(dz, where, g, scale)
     return dz if more is None else dz.add_(more)
 

@@ -78,6 +78,38 @@ def test_block(channels: int, stride: int, padding: int, size: int, pool: bool, 
     assert_equal(derivatives(whole(ours), inputs), derivatives(whole(theirs), inputs))
 
 
+@pytest.mark.parametrize("pool", [False, True])
+def test_a_graph_that_is_kept_gives_the_same_again(pool: bool) -> None:
+    """The memory of a graph that is freed is used again, so what is kept must not be."""
+    inputs = [t.requires_grad_() for t in (randn(3, 2, 8, 8), randn(4, 2, 3, 3), randn(4), randn(4))]
+    x, kernel, weight, bias = inputs
+    y = fused.block(x, kernel, weight, bias, pool=pool)[0].square().sum()
+    first, second, last = (torch.autograd.grad(y, inputs, retain_graph=keep) for keep in (True, True, False))
+    assert_equal([*second, *last], [*first, *first])
+
+
+def test_a_gradient_s_graph_is_not_used_after_its_block_is_freed() -> None:
+    inputs = [t.requires_grad_() for t in (randn(3, 2, 8, 8), randn(4, 2, 3, 3), randn(4), randn(4))]
+    x, kernel, weight, bias = inputs
+    y = fused.block(x, kernel, weight, bias)[0].square().sum()
+    recorded = torch.autograd.grad(y, inputs, create_graph=True)
+    y.backward()
+    with pytest.raises(RuntimeError, match=r"inplace operation|second time"):
+        recorded[1].square().sum().backward()
+
+
+def test_a_freed_block_s_memory_becomes_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Tensor] = []
+    given: list[int] = []
+    convolved, gradients = fused._convolved, fused._gradients
+    monkeypatch.setattr(fused, "_convolved", lambda *args: made.append(convolved(*args)) or made[-1])
+    monkeypatch.setattr(fused, "_gradients", lambda dz, *args: given.append(dz.data_ptr()) or gradients(dz, *args))
+    y = fused.block(randn(3, 2, 8, 8), randn(4, 2, 3, 3).requires_grad_(), None, None)[0].square().sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    assert [place == made[0].data_ptr() for place in given] == [False, True]
+
+
 def test_statistics_are_the_batch_s() -> None:
     x = randn(4, 3, 5, 6) + 2
     _, mean, var, _ = fused.block(x, None, None, None)
