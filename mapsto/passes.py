@@ -12,12 +12,11 @@ aten = torch.ops.aten
 def shorten(module: fx.GraphModule) -> None:
     """Take out what is there for autograd and vmap only, or can be had with fewer kernels."""
     from torch._functorch.compile_utils import fx_graph_cse
-    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
     _each(module, _skip)
-    _each(module, _merge)
-    inputs = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
-    FakeTensorProp(module, inputs[0].fake_mode).propagate_dont_convert_inputs(*inputs)  # what is laid out anew
+    if not module.graph.find_nodes(op="call_function", target=aten.as_strided.default):  # which goes by the memory
+        _each(module, _merge)
+    _lay(module)
     _each(module, _skip)
     module.graph = fx_graph_cse(module.graph)
     module.recompile()
@@ -27,6 +26,7 @@ def fuse(module: fx.GraphModule) -> None:
     """For kernels that are called one by one: numbers go into the kernel that comes next, sums into products."""
     _each(module, _scale)
     _each(module, _accumulate)
+    _lay(module)
     numbers = dict[tuple[float, torch.dtype], str]()
     for node in module.graph.nodes:  # a number is made into a tensor at every call, and cast to its type
         factor: Any = node.args[1] if _is(node, *_SCALED) else None
@@ -41,6 +41,29 @@ def fuse(module: fx.GraphModule) -> None:
     module.recompile()
 
 
+def _lay(module: fx.GraphModule) -> None:
+    """Note how tensors lie in memory now; those that can't be viewed as they were before are copied first."""
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    class Laid(FakeTensorProp):
+        def run_node(self, n: fx.Node) -> Any:
+            if n.target is aten.view.default:
+                source: Any = n.args[0]
+                shape = n.args[1]
+                try:
+                    self.env[source].view(shape)
+                except (RuntimeError, ValueError):
+                    with n.graph.inserting_before(n):
+                        copy = n.graph.call_function(aten.clone.default, (source,), _IN_ORDER)
+                    n.args = (copy, shape)
+                    self.env[copy] = super().run_node(copy)
+            return super().run_node(n)
+
+    inputs = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+    Laid(module, inputs[0].fake_mode).propagate_dont_convert_inputs(*inputs)
+
+
+_IN_ORDER: dict[str, Any] = {"memory_format": torch.contiguous_format}
 _TIMES = (aten.mul.Tensor, aten.mul.Scalar)
 _SCALED = {aten.mul.Tensor: aten.mul.Tensor, aten.mul.Scalar: aten.mul.Tensor,
            aten.div.Tensor: aten.div.Tensor, aten.div.Scalar: aten.div.Tensor}  # fmt: skip
@@ -140,11 +163,18 @@ def _merge(node: fx.Node) -> None:
                 node.replace_all_uses_with(rest)
     elif node.target is aten.mul.Tensor and _number(other) == 1 and _can_be(node, one):
         node.replace_all_uses_with(one)
-    elif node.target in _SWAPS and _is(one, aten.bmm.default, aten.mm.default) and len(one.users) == 1:
+    elif _is(one, aten.bmm.default, aten.mm.default) and len(one.users) == 1 and _turns(node):
         with node.graph.inserting_before(node):
             swapped = [_call(node, node.target, (factor, *node.args[1:])) for factor in reversed(one.args)]
             node.replace_all_uses_with(product := _call(node, one.target, tuple(swapped)))
             product.meta["val"] = node.meta["val"].contiguous()
+
+
+def _turns(node: fx.Node) -> bool:
+    """Whether it is a matrix, or each of a stack of them, transposed."""
+    ndim = node.meta["val"].ndim if node.target in _SWAPS else 0
+    axes: Any = node.args[1:]
+    return ndim > 0 and {axis % ndim for axis in axes} in (set(), {ndim - 2, ndim - 1})
 
 
 def _skip(node: fx.Node) -> None:
@@ -184,7 +214,7 @@ def _times(node: Any) -> bool:
 
 
 def _can_be(node: fx.Node, other: Any) -> bool:
-    """Whether the other can take its place: of its shape and type, and so in memory that all views of it are there."""
+    """Whether the other can take its place: of its shape and type, and so in memory that views of it are there."""
     if not isinstance(other, fx.Node):
         return False
     here, there = node.meta["val"], other.meta["val"]
