@@ -149,7 +149,8 @@ def _to(part: Tensor | dict[str, Tensor], device: str) -> Tensor | dict[str, Ten
 
 
 def jax_meta(device: str) -> Entry:
-    """Its `MetaDataset` over an array in memory; the tasks stay NumPy arrays."""
+    """Its `MetaDataset` over an array in memory, and the transfer to the device that its jitted step does."""
+    import jax
     from jax_meta.datasets.base import MetaDataset
 
     class Omniglot(MetaDataset):
@@ -164,9 +165,13 @@ def jax_meta(device: str) -> Entry:
 
     def read(made: object) -> Made:
         parts = [made[part] for part in ("train", "test")]  # type: ignore[index]
-        return Made(*(torch.from_numpy(array) for part in parts for array in (part.inputs, part.targets)))
+        return Made(*(torch.from_numpy(np.array(a)) for part in parts for a in (part.inputs, part.targets)))
 
-    return _entry(lambda: next(data), read)
+    def make() -> object:
+        made = next(data)
+        return jax.block_until_ready(jax.device_put({key: made[key] for key in ("train", "test")}))
+
+    return _entry(make, read)
 
 
 SAMPLING = {

@@ -92,7 +92,10 @@ def test_a_classifier_of_pictures() -> None:
     assert list(names["classifier"].classes_) == ["bird", "cat", "dog"]
 
 
-@pytest.mark.skipif(not (data_root() / "omniglot").exists(), reason="Omniglot is not in the data root")
+@pytest.mark.skipif(
+    not all((data_root() / "omniglot" / f"images_{part}.zip").exists() for part in ("background", "evaluation")),
+    reason="Omniglot is not in the data root",
+)
 def test_real_use(capsys: pytest.CaptureFixture[str]) -> None:
     code = BLOCKS[0].replace("steps=500", "steps=1").replace("batch=16", "batch=2").replace("tasks=200", "tasks=4")
     exec(code.replace("evaluate(learner, test)", "evaluate(learner, test, tasks=4)"), {})
