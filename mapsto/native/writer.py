@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -128,7 +129,8 @@ class Writer:
         kept = [d for d in inner_last if d not in over]
         start, form = REDUCTIONS[target]
         count = math.prod(shape[d] for d in over) if target in (aten.mean.dim, aten.mean.default) else 1
-        whole = torch.empty([1 if d in over else n for d, n in enumerate(shape)], device="meta")
+        sizes, axes = [1 if d in over else n for d, n in enumerate(shape)], order(value.meta)
+        whole = torch.empty([sizes[d] for d in axes], device="meta").permute([axes.index(d) for d in range(len(axes))])
         at = [f"i{d}" for d in range(len(shape))]
 
         def code(out: str) -> str:
@@ -149,7 +151,8 @@ class Writer:
             sums = f"T sum = {start}; {loops(shape, over)} sum = {form.format('sum', term)};"
             return f"{loops(shape, kept)} {{ {sums} {place} = sum / {count}; }}"
 
-        return Stored(self.fill(whole, value, code).buffer, plain(meta))
+        gone = tuple(d for d in range(len(shape)) if not dims or d in dims or d - len(shape) in dims)
+        return Stored(self.fill(whole, value, code).buffer, whole if meta.dim() == len(shape) else whole.squeeze(gone))
 
     def pieces(self, meta: Tensor, pieces: list[tuple[Tensor, Value]]) -> Stored:
         """A tensor that is filled piece by piece."""
@@ -181,9 +184,11 @@ class Writer:
 
 
 def _like(values: list[Value], meta: Tensor) -> Tensor:
-    """In the order of the first value of that shape."""
-    shapes = [value.meta for value in values if isinstance(value, Stored | Merged) and value.meta.shape == meta.shape]
-    return torch.empty_like(shapes[0]) if shapes else plain(meta)
+    """In the order that most of the tensors of that shape have which it is worked out from."""
+    orders = [part.meta.stride() for value in values for part in _parts(value) if part.meta.shape == meta.shape]
+    if not orders:
+        return plain(meta)
+    return torch.empty_like(torch.empty_strided(meta.shape, Counter(orders).most_common(1)[0][0], device="meta"))
 
 
 def _cheap(value: Value) -> bool:
