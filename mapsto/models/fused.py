@@ -96,11 +96,16 @@ class _Block(Function):
         r = (var + how.eps).rsqrt()
         best, where = _pooled(z, weight) if how.pool else (z, None)
         scale = weight * r
-        y = torch.addcmul(_wide(bias - mean * scale), best, _wide(scale))
+        # What comes out tells what h was, wherever a gradient passes: (y - bias) / weight. So pooling's own result,
+        # (best - mean) r, is not kept, unless a weight is so small beside its bias that digits would be lost.
+        told = how.pool and how.relu and bool((weight.abs() >= bias.abs() / 128 + 1e-20).all())
+        y = torch.addcmul(_wide(bias - mean * scale), best, _wide(scale), out=best if told else None)
         if how.relu:
             y.relu_()
+        look, centre, spread = (y, bias, 1 / weight) if told else (best, mean, r)
         ctx.how, convolved = how, None if kernel is None else z
-        ctx.save_for_backward(x, kernel, convolved, weight, mean, r, best, where, y if how.relu else None)
+        kept = look, centre, spread, where, y if how.relu else None
+        ctx.save_for_backward(x, kernel, convolved, weight, mean, r, *kept)
         ctx.mark_non_differentiable(mean, var)
         ctx.set_materialize_grads(False)
         return y, convolved, mean, var
@@ -119,17 +124,17 @@ class _BlockBackward(Function):
     @staticmethod
     def forward(
         ctx: Any, grad: Tensor | None, to_z: Tensor | None, x: Tensor, kernel: Tensor | None, z: Tensor | None,
-        weight: Tensor, mean: Tensor, r: Tensor, best: Tensor, where: Tensor | None, y: Tensor | None,
-        needed: tuple[bool, bool], how: _How, last: bool,
+        weight: Tensor, mean: Tensor, r: Tensor, look: Tensor, centre: Tensor, spread: Tensor, where: Tensor | None,
+        y: Tensor | None, needed: tuple[bool, bool], how: _How, last: bool,
     ) -> Any:  # fmt: skip
-        g = torch.zeros_like(best) if grad is None else grad.contiguous(memory_format=torch.channels_last)
+        g = torch.zeros_like(look) if grad is None else grad.contiguous(memory_format=torch.channels_last)
         if y is not None:
             g = aten.threshold_backward(g, y, 0)
         held = x if z is None else z
-        dw, db = _sums(g, best, mean, r)
+        dw, db = _sums(g, look, centre, spread)
         ctx.how = how
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(g, to_z, x, kernel, z, weight, mean, r, best, where, y, dw, db)
+        ctx.save_for_backward(g, to_z, x, kernel, z, weight, mean, r, look, centre, spread, where, y, dw, db)
         dz = _to_z(g, to_z, held, weight, mean, r, where, dw, db, z if last else None)
         to_x, to_kernel = (dz, None) if kernel is None else _gradients(dz, x, kernel, how, needed)
         return to_x, to_kernel, dw, db
@@ -137,7 +142,7 @@ class _BlockBackward(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, u_x: Tensor | None, u_kernel: Tensor | None, a: Tensor | None, b: Tensor | None) -> Any:
-        g, to_z, x, kernel, z, weight, mean, r, best, where, y, dw, db = ctx.saved_tensors
+        g, to_z, x, kernel, z, weight, mean, r, look, centre, spread, where, y, dw, db = ctx.saved_tensors
         to_x = to_kernel = None
         if kernel is None:
             u, z = u_x, x
@@ -161,7 +166,8 @@ class _BlockBackward(Function):
         scale = weight * r
         inner = ug - su * db / m - uh * dw / m
         slope = r * (a - scale * uh / m)
-        to_g = torch.addcmul(_wide(b - scale * su / m - slope * mean), best, _wide(slope)).addcmul_(at, _wide(scale))
+        steep = slope / r * spread
+        to_g = torch.addcmul(_wide(b - scale * su / m - steep * centre), look, _wide(steep)).addcmul_(at, _wide(scale))
         if y is not None:
             to_g = aten.threshold_backward(to_g, y, 0)
         from_u = -scale * r * dw / m
@@ -170,7 +176,7 @@ class _BlockBackward(Function):
         found = torch.addcmul(_wide(shift), z, _wide(from_h)).addcmul_(u, _wide(from_u))
         _add_at(found, where, g, slope)
         to_x, found = (found, None) if kernel is None else (to_x, found)
-        return to_g, None if to_z is None else u, to_x, to_kernel, found, r * inner, *(None,) * 8
+        return to_g, None if to_z is None else u, to_x, to_kernel, found, r * inner, *(None,) * 10
 
 
 def _convolved(x: Tensor, kernel: Tensor, how: _How) -> Tensor:
