@@ -99,6 +99,19 @@ def test_captured_equals_the_loop(name: str) -> None:
         assert_equal(gradient(learner, tasks, "captured"), gradient(learner, tasks, "loop"))
 
 
+class Ridge(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.solve(x.mT @ x + torch.eye(x.shape[-1], dtype=x.dtype), x.mT).mT
+
+
+def test_a_solver_s_check_has_no_result() -> None:
+    torch.manual_seed(0)
+    learner = ProtoNet(nn.Sequential(nn.Linear(1, 8), Ridge(), nn.Linear(8, 4))).double()
+    y = torch.eye(3).double().repeat(4, 1, 1)
+    tasks = Episode(*(Examples(torch.randn(4, 3, 1).double(), y) for _ in range(2)))
+    assert_equal(gradient(learner, tasks, "captured"), gradient(learner, tasks, "loop"))
+
+
 def test_what_a_replay_found_outlives_the_next() -> None:
     learner, tasks = maml(), waves()
     recording = capture.recorded(learner, tasks, "vmap", "captured")
